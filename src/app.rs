@@ -1,0 +1,1 @@
+//! Builds the whole service from its configuration, runs it, and shuts it down in order.

@@ -1,0 +1,1 @@
+//! Configuration: one file, the environment, and every error at once.

@@ -1,0 +1,1 @@
+//! The timetable: what runs by the clock.

@@ -1,0 +1,1 @@
+//! The life of the keyring: made once, opened at start, checked before anything else.

@@ -1,0 +1,3 @@
+//! The `token-wallet` command.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The one HTTP client for providers: guarded addresses, capped bodies, no redirects.

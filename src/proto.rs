@@ -1,0 +1,1 @@
+//! The generated contract, and `Debug` without secrets for its messages.

@@ -1,0 +1,1 @@
+//! Providers: the registry of what is configured, and the wire to each of them.

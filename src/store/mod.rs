@@ -1,0 +1,1 @@
+//! The store: SQL on SQLite and PostgreSQL. The only room that knows sqlx.

@@ -1,0 +1,1 @@
+//! Grants: deposit, get, refresh, sweep, withdraw.

@@ -1,0 +1,1 @@
+//! The HTTP doors: the callback and pages for people, the ops endpoints for operators.

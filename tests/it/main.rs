@@ -1,0 +1,1 @@
+//! Integration tests: real stores, real HTTP, real gRPC.
