@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// `tokenwallet.v1`: the messages, servers and clients of proto/.
-#[expect(missing_docs, clippy::pedantic, reason = "generated; the comments stand in proto/")]
+#[expect(clippy::pedantic, reason = "generated; the comments stand in proto/")]
 pub mod v1 {
     tonic::include_proto!("tokenwallet.v1");
 }

@@ -1,4 +1,15 @@
 //! The words of the wallet: values, states and their transitions, all pure.
 
+pub mod account;
+pub mod error;
+pub mod event;
+pub mod flow;
+pub mod grant;
 pub mod ids;
+pub mod instance;
+pub mod policy;
+pub mod provider;
+pub mod redirect;
+pub mod scopes;
 pub mod secret;
+pub mod user;

@@ -32,7 +32,8 @@ pub enum RedirectUrlError {
 impl RedirectUrl {
     /// Reads a URL strictly. `localhost` by name is accepted in development only (RFC 8252 section 8.3).
     pub fn parse(text: &str, kind: InstanceKind) -> Result<Self, RedirectUrlError> {
-        let printable = text.bytes().all(|byte| matches!(byte, 0x21..=0x7e) && !matches!(byte, b'\\' | b'"' | b'<' | b'>'));
+        let printable =
+            text.bytes().all(|byte| matches!(byte, 0x21..=0x7e) && !matches!(byte, b'\\' | b'"' | b'<' | b'>'));
         if !printable || text.len() > 2048 {
             return Err(RedirectUrlError::NotCanonical);
         }

@@ -1,0 +1,212 @@
+-- The tables of links, tokens, providers and callers.
+-- Times are Unix milliseconds, ids and user names are text compared byte for byte, secrets are sealed blobs.
+
+-- One row: whose store this is. Written once.
+CREATE TABLE instance (
+    singleton  INTEGER PRIMARY KEY CHECK (singleton = 1),
+    id         TEXT   NOT NULL,
+    kind       TEXT   NOT NULL CHECK (kind IN ('development', 'production')),
+    -- The replica that a restarted single process is (SQLite).
+    replica_id TEXT   NOT NULL,
+    created_at INTEGER NOT NULL
+);
+
+-- One row: proves that the root key at hand is the right one, and that the data keys are ours.
+CREATE TABLE keyring (
+    singleton            INTEGER PRIMARY KEY CHECK (singleton = 1),
+    root_key_fingerprint TEXT   NOT NULL,
+    canary               BLOB   NOT NULL,
+    mac_key              BLOB   NOT NULL,
+    mac                  BLOB   NOT NULL
+);
+
+-- Data keys, wrapped by the root key.
+CREATE TABLE data_keys (
+    id         INTEGER PRIMARY KEY,
+    state      TEXT   NOT NULL CHECK (state IN ('pending', 'active', 'retired')),
+    wrapped    BLOB   NOT NULL,
+    created_at INTEGER NOT NULL
+);
+
+CREATE TABLE providers (
+    id                TEXT   PRIMARY KEY,
+    slug              TEXT   NOT NULL,
+    catalog_entry     TEXT   NOT NULL,
+    display_name      TEXT,
+    client_id         TEXT   NOT NULL,
+    -- JSON array.
+    additional_scopes TEXT   NOT NULL,
+    -- JSON object of own endpoints, for entries that have none.
+    endpoints         TEXT,
+    created_at        INTEGER NOT NULL,
+    deleted_at        INTEGER
+);
+
+-- The look-up by slug, in every call; a deleted provider frees its slug.
+CREATE UNIQUE INDEX providers_by_slug ON providers (slug) WHERE deleted_at IS NULL;
+
+CREATE TABLE provider_secrets (
+    id          TEXT   PRIMARY KEY,
+    provider_id TEXT   NOT NULL REFERENCES providers (id),
+    secret      BLOB   NOT NULL,
+    created_at  INTEGER NOT NULL
+);
+
+CREATE INDEX provider_secrets_by_provider ON provider_secrets (provider_id, created_at);
+
+-- A user exists from its first account.
+CREATE TABLE users (
+    id         TEXT   PRIMARY KEY,
+    created_at INTEGER NOT NULL
+);
+
+-- What of an account seldom changes; what changes with every refresh is in grants.
+CREATE TABLE external_accounts (
+    id           TEXT    PRIMARY KEY,
+    user_id      TEXT    NOT NULL REFERENCES users (id),
+    provider_id  TEXT    NOT NULL REFERENCES providers (id),
+    -- The provider's own id of the account.
+    subject      TEXT    NOT NULL,
+    profile      BLOB    NOT NULL,
+    state        TEXT    NOT NULL CHECK (state IN ('active', 'reauthorization_required', 'quarantined', 'unlinked')),
+    state_reason TEXT,
+    is_default   INTEGER NOT NULL,
+    created_at   INTEGER  NOT NULL,
+    unlinked_at  INTEGER
+);
+
+-- One live account per identity at a provider.
+CREATE UNIQUE INDEX external_accounts_by_subject ON external_accounts (provider_id, subject) WHERE state <> 'unlinked';
+-- One default per user and provider.
+CREATE UNIQUE INDEX external_accounts_default ON external_accounts (user_id, provider_id)
+    WHERE is_default AND state <> 'unlinked';
+-- Every get.
+CREATE INDEX external_accounts_by_user ON external_accounts (user_id, provider_id) WHERE state <> 'unlinked';
+
+-- What one consent gave us. Hot: every refresh writes here, and only here.
+CREATE TABLE grants (
+    id                 TEXT    PRIMARY KEY,
+    account_id         TEXT    NOT NULL REFERENCES external_accounts (id),
+    user_id            TEXT    NOT NULL,
+    provider_id        TEXT    NOT NULL,
+    state              TEXT    NOT NULL CHECK (state IN ('active', 'suspect', 'dead', 'quarantined', 'ending', 'ended')),
+    is_current         INTEGER NOT NULL,
+    access_token       BLOB    NOT NULL,
+    access_generation  INTEGER  NOT NULL,
+    refresh_token      BLOB ,
+    refresh_generation INTEGER,
+    token_type         TEXT    NOT NULL,
+    -- JSON arrays.
+    scopes             TEXT    NOT NULL,
+    requested_scopes   TEXT    NOT NULL,
+    -- JSON object.
+    metadata           TEXT    NOT NULL,
+    issued_at          INTEGER  NOT NULL,
+    -- Milliseconds; null means that the token does not expire.
+    lifetime           INTEGER,
+    lifetime_assumed   INTEGER NOT NULL,
+    -- When a refresh, or the next attempt at it, is due; null means never.
+    due_at             INTEGER,
+    -- Until when it is refreshed ahead of being asked for.
+    ahead_until        INTEGER  NOT NULL,
+    attempts           INTEGER  NOT NULL,
+    attempted_at       INTEGER,
+    -- Claims are counted by fence; an answer is stored only over an older one.
+    fence              INTEGER  NOT NULL,
+    committed_fence    INTEGER  NOT NULL,
+    lease_owner        TEXT,
+    lease_until        INTEGER,
+    created_at         INTEGER  NOT NULL,
+    CHECK ((refresh_token IS NULL) = (refresh_generation IS NULL)),
+    CHECK ((lease_owner IS NULL) = (lease_until IS NULL)),
+    CHECK (committed_fence <= fence),
+    CHECK (NOT is_current OR state IN ('active', 'suspect', 'dead', 'quarantined'))
+);
+
+-- One current grant per account; every get.
+CREATE UNIQUE INDEX grants_current ON grants (account_id) WHERE is_current;
+-- The sweep: what is due, per provider.
+CREATE INDEX grants_due ON grants (provider_id, due_at) WHERE is_current AND due_at IS NOT NULL;
+
+CREATE TABLE flows (
+    id               TEXT   PRIMARY KEY,
+    state            TEXT   NOT NULL CHECK (state IN ('started', 'returned', 'claimed', 'exchanged', 'done', 'failed')),
+    client_id        TEXT   NOT NULL,
+    user_id          TEXT   NOT NULL,
+    provider_id      TEXT   NOT NULL REFERENCES providers (id),
+    -- Null: the wallet's own page.
+    redirect_url     TEXT,
+    redirect_uri     TEXT   NOT NULL,
+    scopes           TEXT   NOT NULL,
+    state_hash       BLOB   NOT NULL,
+    ticket_hash      BLOB ,
+    pkce_verifier    BLOB ,
+    code             BLOB ,
+    -- The provider's answer to the code, parked until the account stands.
+    answer           BLOB ,
+    -- Who redeems the code, and since when.
+    claimed_by       TEXT,
+    claimed_at       INTEGER,
+    account_id       TEXT,
+    account_created  INTEGER,
+    failure          TEXT,
+    created_at       INTEGER NOT NULL,
+    expires_at       INTEGER NOT NULL,
+    ended_at         INTEGER,
+    CHECK ((state = 'failed') = (failure IS NOT NULL)),
+    CHECK ((state = 'done') = (account_id IS NOT NULL)),
+    CHECK ((state IN ('done', 'failed')) = (ended_at IS NOT NULL))
+);
+
+-- The callback, and the ticket.
+CREATE UNIQUE INDEX flows_by_state ON flows (state_hash);
+CREATE UNIQUE INDEX flows_by_ticket ON flows (ticket_hash) WHERE ticket_hash IS NOT NULL;
+-- Expiry and resumption of open flows, and the removal of ended ones.
+CREATE INDEX flows_open ON flows (expires_at) WHERE ended_at IS NULL;
+CREATE INDEX flows_ended ON flows (ended_at) WHERE ended_at IS NOT NULL;
+
+CREATE TABLE api_clients (
+    id           TEXT   PRIMARY KEY,
+    display_name TEXT   NOT NULL,
+    created_at   INTEGER NOT NULL,
+    deleted_at   INTEGER
+);
+
+CREATE TABLE api_keys (
+    id            TEXT   PRIMARY KEY,
+    api_client_id TEXT   NOT NULL REFERENCES api_clients (id),
+    -- SHA-256 of the key's 256 random bits.
+    secret_hash   BLOB   NOT NULL,
+    created_at    INTEGER NOT NULL,
+    expires_at    INTEGER
+);
+
+CREATE INDEX api_keys_by_client ON api_keys (api_client_id);
+
+CREATE TABLE redirect_urls (
+    id            TEXT   PRIMARY KEY,
+    url           TEXT   NOT NULL,
+    -- Null: every API client may use it.
+    api_client_id TEXT   REFERENCES api_clients (id),
+    created_at    INTEGER NOT NULL
+);
+
+-- Allowing twice is allowing once.
+CREATE UNIQUE INDEX redirect_urls_once ON redirect_urls (url, COALESCE(api_client_id, ''));
+
+-- What happened, written with the change. A sequencer will number rows after their commit.
+CREATE TABLE events (
+    id          TEXT   PRIMARY KEY,
+    sequence    INTEGER,
+    at          INTEGER NOT NULL,
+    kind        TEXT   NOT NULL,
+    user_id     TEXT   NOT NULL,
+    provider_id TEXT   NOT NULL,
+    account_id  TEXT,
+    grant_id    TEXT,
+    flow_id     TEXT,
+    reason      TEXT
+);
+
+CREATE INDEX events_unnumbered ON events (id) WHERE sequence IS NULL;
+CREATE UNIQUE INDEX events_by_sequence ON events (sequence) WHERE sequence IS NOT NULL;

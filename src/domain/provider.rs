@@ -1,0 +1,179 @@
+//! What providers say: token answers, profiles, verdicts.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::policy;
+use super::scopes::Scopes;
+use super::secret::{AccessToken, RefreshToken};
+
+/// A provider's name in every call: 1 to 63 lower-case letters, digits, `-` and `_`, beginning with a letter.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slug(String);
+
+/// The text is not a slug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be 1 to 63 lower-case letters, digits, - and _, beginning with a letter")]
+pub struct SlugError;
+
+impl Slug {
+    /// Checks and takes over a slug.
+    pub fn parse(text: impl Into<String>) -> Result<Self, SlugError> {
+        let text = text.into();
+        let rest_is_fine = text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'));
+        let starts_with_letter = text.as_bytes().first().is_some_and(u8::is_ascii_lowercase);
+        if rest_is_fine && starts_with_letter && text.len() <= 63 { Ok(Self(text)) } else { Err(SlugError) }
+    }
+
+    /// The slug as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for Slug {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How long an access token lives, from what the provider said and the catalog knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Said by the provider, or known from the catalog.
+    Stated(Duration),
+    /// Nobody said; taken to be [`policy::ASSUMED_LIFETIME`].
+    Assumed(Duration),
+    /// It does not expire.
+    Endless,
+}
+
+impl Lifetime {
+    /// Reads an `expires_in` of seconds (RFC 6749 section 5.1) as providers write it: a number, a float, a text.
+    /// What is missing, not above zero or not a number falls back to the catalog's `usual` lifetime, else to the
+    /// assumed one: a token that is dead on arrival is not something a provider means.
+    pub fn read(expires_in: Option<&serde_json::Value>, usual: Option<Self>) -> Self {
+        let seconds = match expires_in {
+            Some(serde_json::Value::Number(number)) => number.as_f64(),
+            Some(serde_json::Value::String(text)) => text.trim().parse().ok(),
+            _ => None,
+        };
+        match seconds {
+            Some(seconds) if seconds.is_finite() && seconds >= 1.0 => {
+                Self::Stated(Duration::from_secs_f64(seconds.trunc().min(policy::LONGEST_LIFETIME.as_secs_f64())))
+            }
+            _ => usual.unwrap_or(Self::Assumed(policy::ASSUMED_LIFETIME)),
+        }
+    }
+
+    /// The span, unless it is endless.
+    pub const fn span(self) -> Option<Duration> {
+        match self {
+            Self::Stated(span) | Self::Assumed(span) => Some(span),
+            Self::Endless => None,
+        }
+    }
+}
+
+/// A token endpoint's answer (RFC 6749 section 5.1), after the catalog's reading rules.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TokenAnswer {
+    /// The new access token.
+    pub access_token: AccessToken,
+    /// The new refresh token; `None` means that the one at hand stays (section 6).
+    pub refresh_token: Option<RefreshToken>,
+    /// How to send the access token, normally `Bearer`.
+    pub token_type: String,
+    /// How long it lives, counted from before the request was sent.
+    pub lifetime: Lifetime,
+    /// What was granted; `None` means as asked for (section 5.1).
+    pub scopes: Option<Scopes>,
+    /// What an API call needs besides the token, by the provider's names. Never secret.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// Who an account belongs to, as its provider tells it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Profile {
+    /// The provider's own id of the account: stable, unique there, at most 255 bytes.
+    pub subject: String,
+    /// A name for people.
+    pub name: Option<String>,
+    /// The login name.
+    pub username: Option<String>,
+    /// The e-mail address, verified or not.
+    pub email: Option<String>,
+    /// A picture's URL.
+    pub avatar_url: Option<String>,
+}
+
+/// What a request to a provider came to, if not to an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The provider refuses this grant, code or token, with this error code (RFC 6749 section 5.2: `invalid_grant`).
+    Refused(String),
+    /// The provider refuses us, with this error code (`invalid_client` and friends): the grant is not at fault.
+    Misconfigured(String),
+    /// Not now: an outage, a limit, or a request that was never sent. `after` is what the provider asked to wait.
+    Later {
+        /// The provider's Retry-After.
+        after: Option<Duration>,
+    },
+    /// Sent, and no readable answer came back: the provider may or may not have acted.
+    Unknown,
+}
+
+impl Verdict {
+    /// Its name in metrics, logs and events.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Refused(_) => "refused",
+            Self::Misconfigured(_) => "misconfigured",
+            Self::Later { .. } => "later",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_spelling_of_a_lifetime_is_read() {
+        let stated = |secs| Lifetime::Stated(Duration::from_secs(secs));
+        let assumed = Lifetime::Assumed(Duration::from_secs(3_600));
+        for (said, meant) in [
+            (json!(3600), stated(3_600)),
+            (json!("3600"), stated(3_600)),
+            (json!(" 90 "), stated(90)),
+            (json!(59.9), stated(59)),
+            (json!("59.9"), stated(59)),
+            (json!(1), stated(1)),
+            (json!(0), assumed),
+            (json!(0.4), assumed),
+            (json!(-5), assumed),
+            (json!("soon"), assumed),
+            (json!("NaN"), assumed),
+            (json!("inf"), assumed),
+            (json!(null), assumed),
+            (json!([3600]), assumed),
+            (json!(1_000_000_000_000_000_000_u64), stated(400 * 86_400)),
+            (json!("1e18"), stated(400 * 86_400)),
+        ] {
+            assert_eq!(Lifetime::read(Some(&said), None), meant, "{said}");
+        }
+        assert_eq!(Lifetime::read(None, None), assumed);
+        assert_eq!(Lifetime::read(Some(&json!(0)), Some(Lifetime::Endless)), Lifetime::Endless);
+    }
+
+    #[test]
+    fn a_slug_is_short_and_plain() {
+        assert!(Slug::parse("github_app-2").is_ok());
+        for bad in ["", "2fa", "-a", "GitHub", "a b", "a/b", &"a".repeat(64)] {
+            assert_eq!(Slug::parse(bad), Err(SlugError), "{bad}");
+        }
+    }
+}
