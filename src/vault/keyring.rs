@@ -279,6 +279,7 @@ mod tests {
 
     use super::*;
     use crate::domain::secret::{AccessToken, ClientSecret, RefreshToken};
+    use crate::vault::root_key::RootKeySource;
 
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
     const OWNER: Owner<'_> = Owner { row: "gra_1", account: "eac_1", user: "alice", provider: "prv_1", generation: 3 };
@@ -299,8 +300,8 @@ mod tests {
     ) -> KeyringRecord {
         let wrapper = Wrapper::new(root, instance);
         let mut record = record.clone();
-        let wrapped = wrapper.wrap(Part::DataKey(id), &*random_key()).unwrap();
-        record.keys.push(DataKeyRecord { id, state, wrapped, created_at: NOW });
+        let key = wrapper.wrap(Part::DataKey(id), &*random_key()).unwrap();
+        record.keys.push(DataKeyRecord { id, state, wrapped: key, created_at: NOW });
         sign(&wrapper, &mut record);
         record
     }
@@ -328,6 +329,44 @@ mod tests {
             let again = Vault::open(&root, instance, &record).unwrap();
             assert!(again.open_cell(&stored, &OWNER) == Ok(AccessToken::new(text)));
         }
+    }
+
+    /// Made by another program (Python's `cryptography`, HMAC and AES-GCM put together by the documents' words), with
+    /// root key 00..1f, data key 20..3f and MAC key 40..5f: what release 0.1 stores must open for ever.
+    #[test]
+    fn a_keyring_and_a_value_of_format_1_made_elsewhere_open() {
+        let unhex = |text: &str| data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap();
+        let record = KeyringRecord {
+            root_key_fingerprint: "10ad17dbd8145936".to_owned(),
+            canary: unhex(
+                "01000000006363636363636363636363636363636363636363636363639d86f01d6793907b92129a\
+                daa13833a9",
+            ),
+            mac_key: unhex(
+                "01000000006d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d688b8bf7bbb9cfdd952d6b\
+                88508bfcbedafddbf80ec2972134298ad23b77f35741e13e14055010edf33a34ccf4319767",
+            ),
+            mac: unhex("eaf7047c1008430ee5333a070295d4144fa34ca51a58b0c09dea548efaa5dbc3"),
+            keys: vec![DataKeyRecord {
+                id: 1,
+                state: KeyState::Active,
+                wrapped: unhex(
+                    "010000000064646464646464646464646464646464646464646464646479f5a87789791a4e6220eb\
+                d73efadbfc3067251d958b413aa51c98447af4b82313a6f0ff4f80ac57ee15c8c40c52f5a7",
+                ),
+                created_at: NOW,
+            }],
+        };
+        let sealed = unhex(
+            "0100000001767676767676767676767676767676767676767676767676ebe83dc3c0c38e6236cc15\
+                3d9a9208ba0fcac431d75abc7b6f7c",
+        );
+        let env = RootKeySource::Env("ROOT".to_owned());
+        let root = RootKey::parse("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", &env).unwrap();
+        let instance = "ins_01h455vb4pex5vsknk084sn02q".parse().unwrap();
+        let vault = Vault::open(&root, instance, &record).unwrap();
+        let sealed = Sealed::from_stored(sealed).unwrap();
+        assert!(vault.open_cell(&sealed, &OWNER) == Ok(AccessToken::new("ya29.token")));
     }
 
     #[test]
@@ -438,14 +477,14 @@ mod tests {
             (|record| record.keys.push(record.keys[1].clone()), VaultError::Tampered),
         ];
         for (index, (change, expected)) in changes.into_iter().enumerate() {
-            let mut changed = record.clone();
-            change(&mut changed);
-            assert_eq!(Vault::open(&root, instance, &changed).err(), Some(expected), "change {index}");
+            let mut tampered = record.clone();
+            change(&mut tampered);
+            assert_eq!(Vault::open(&root, instance, &tampered).err(), Some(expected), "change {index}");
         }
         for byte in 0..record.canary.len() {
-            let mut changed = record.clone();
-            changed.canary[byte] ^= 0x80;
-            assert!(Vault::open(&root, instance, &changed).is_err(), "canary byte {byte}");
+            let mut tampered = record.clone();
+            tampered.canary[byte] ^= 0x80;
+            assert!(Vault::open(&root, instance, &tampered).is_err(), "canary byte {byte}");
         }
         let mut turned = record.clone();
         turned.keys.reverse();
