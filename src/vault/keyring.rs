@@ -75,7 +75,7 @@ pub enum VaultError {
     #[error("the keyring's {0} does not open under this root key and instance")]
     Damaged(Part),
     /// Every part opens, but together they are not what this wallet wrote.
-    #[error("the keyring was changed by something else than the wallet: its MAC does not match")]
+    #[error("the keyring was changed by something else than the wallet: its MAC or fingerprint does not match")]
     Tampered,
     /// There must be exactly one active key.
     #[error("the keyring has {0} active data keys instead of one")]
@@ -331,7 +331,7 @@ mod tests {
         }
     }
 
-    /// Made by another program (Python's `cryptography`, HMAC and AES-GCM put together by the documents' words), with
+    /// Made by another program (AES-GCM and HMAC put together in Python), with
     /// root key 00..1f, data key 20..3f and MAC key 40..5f: what release 0.1 stores must open for ever.
     #[test]
     fn a_keyring_and_a_value_of_format_1_made_elsewhere_open() {

@@ -11,6 +11,6 @@ pub mod root_key;
 pub mod sealed;
 
 pub use cell::{Cell, JsonCell, Owner, Place};
-pub use keyring::{DataKeyRecord, KeyState, KeyringRecord, OpenError, Vault, VaultError};
+pub use keyring::{DataKeyRecord, KeyState, KeyringRecord, OpenError, Part, Vault, VaultError};
 pub use root_key::{RootKey, RootKeyError, RootKeySource};
 pub use sealed::{HeaderError, Sealed};
