@@ -1,0 +1,182 @@
+//! The cells: which type is sealed into which column, and how. One type a column, declared here and nowhere else.
+
+use std::io;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::envelope::Fields;
+use crate::domain::secret::{AccessToken, AuthorizationCode, ClientSecret, PkceVerifier, RefreshToken};
+
+/// A column, as `table.column`. A ciphertext opens in the column that it was sealed for and in no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place(&'static str);
+
+/// A value with a sealed column of its own.
+pub trait Cell: Sized {
+    /// The column.
+    const PLACE: Place;
+
+    /// The plaintext to seal; nothing if the value has no form as text, which seals nothing.
+    fn to_plain(&self) -> Option<Zeroizing<Vec<u8>>>;
+
+    /// The value again; nothing if the plaintext is not one of this type.
+    fn from_plain(plain: Zeroizing<Vec<u8>>) -> Option<Self>;
+}
+
+/// A cell that is kept as JSON. Types that hold secrets have no `Serialize` and so cannot slip in here.
+pub trait JsonCell: Serialize + DeserializeOwned {
+    /// The column.
+    const PLACE: Place;
+}
+
+/// Whose value it is: immutable ids, the empty string (or 0) where a row has none. A ciphertext opens for this owner
+/// and no other.
+#[derive(Clone, Copy)]
+pub struct Owner<'a> {
+    /// The row that holds the cell, by its id.
+    pub row: &'a str,
+    /// The external account.
+    pub account: &'a str,
+    /// The user, byte for byte as the caller named them.
+    pub user: &'a str,
+    /// The provider.
+    pub provider: &'a str,
+    /// The cell's generation: it counts the times that the cell was written.
+    pub generation: i64,
+}
+
+impl Place {
+    pub(super) const fn as_str(self) -> &'static str {
+        self.0
+    }
+}
+
+macro_rules! text_cells {
+    ($($name:ident = $place:literal;)*) => {$(
+        impl Cell for $name {
+            const PLACE: Place = Place($place);
+
+            fn to_plain(&self) -> Option<Zeroizing<Vec<u8>>> {
+                Some(Zeroizing::new(self.expose().as_bytes().to_vec()))
+            }
+
+            fn from_plain(plain: Zeroizing<Vec<u8>>) -> Option<Self> {
+                text(plain).map(Self::new)
+            }
+        }
+    )*};
+}
+
+text_cells! {
+    AccessToken = "grants.access_token";
+    RefreshToken = "grants.refresh_token";
+    ClientSecret = "provider_secrets.secret";
+    AuthorizationCode = "flows.code";
+    PkceVerifier = "flows.pkce_verifier";
+}
+
+impl<T: JsonCell> Cell for T {
+    const PLACE: Place = <T as JsonCell>::PLACE;
+
+    fn to_plain(&self) -> Option<Zeroizing<Vec<u8>>> {
+        to_json(self)
+    }
+
+    fn from_plain(plain: Zeroizing<Vec<u8>>) -> Option<Self> {
+        serde_json::from_slice(&plain).ok()
+    }
+}
+
+impl Owner<'_> {
+    /// What a value at `place` is bound to (format v1). This order is the format: it never changes.
+    pub(super) fn binding(&self, instance: &str, place: Place) -> Fields {
+        Fields::versioned()
+            .text(instance)
+            .text(place.0)
+            .text(self.row)
+            .text(self.account)
+            .text(self.user)
+            .text(self.provider)
+            .number(self.generation)
+    }
+}
+
+/// UTF-8 text without a second copy of it in memory.
+fn text(mut plain: Zeroizing<Vec<u8>>) -> Option<String> {
+    String::from_utf8(std::mem::take(&mut *plain)).map_err(|error| error.into_bytes().zeroize()).ok()
+}
+
+/// JSON in one allocation of the right size: a buffer that grew would leave unwiped copies behind.
+fn to_json<T: Serialize>(value: &T) -> Option<Zeroizing<Vec<u8>>> {
+    let mut length = Length(0);
+    serde_json::to_writer(&mut length, value).ok()?;
+    let mut plain = Zeroizing::new(Vec::with_capacity(length.0));
+    serde_json::to_writer(&mut *plain, value).ok()?;
+    Some(plain)
+}
+
+/// Counts what is written to it.
+struct Length(usize);
+
+impl io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Profile {
+        name: String,
+        age: Option<u8>,
+    }
+
+    impl JsonCell for Profile {
+        const PLACE: Place = Place("people.profile");
+    }
+
+    #[test]
+    fn a_json_cell_reads_back_from_one_allocation() {
+        let profile = Profile { name: "Zoë \"Z\"".to_owned(), age: None };
+        let plain = profile.to_plain().unwrap();
+        assert_eq!(plain.as_slice(), r#"{"name":"Zoë \"Z\"","age":null}"#.as_bytes());
+        assert_eq!(plain.capacity(), plain.len());
+        assert_eq!(Profile::from_plain(plain), Some(profile));
+    }
+
+    #[test]
+    fn plaintext_of_another_form_is_no_value() {
+        assert!(Profile::from_plain(Zeroizing::new(b"[]".to_vec())).is_none());
+        assert!(AccessToken::from_plain(Zeroizing::new(vec![0xff])).is_none());
+    }
+
+    #[test]
+    fn a_binding_is_the_fields_of_format_1_in_their_order() {
+        let owner = Owner { row: "gra_1", account: "eac_2", user: "u", provider: "", generation: 258 };
+        let expected = [
+            (1, &b"\x01"[..]),
+            (5, b"ins_9"),
+            (19, b"grants.access_token"),
+            (5, b"gra_1"),
+            (5, b"eac_2"),
+            (1, b"u"),
+            (0, b""),
+            (8, b"\0\0\0\0\0\0\x01\x02"),
+        ];
+        let expected: Vec<u8> =
+            expected.iter().flat_map(|(length, field)| [&[0, 0, 0, 0, 0, 0, 0, *length], *field].concat()).collect();
+        assert_eq!(owner.binding("ins_9", <AccessToken as Cell>::PLACE).as_bytes(), expected);
+    }
+}
