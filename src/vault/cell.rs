@@ -1,12 +1,15 @@
 //! The cells: which type is sealed into which column, and how. One type a column, declared here and nowhere else.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::time::Duration;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::envelope::Fields;
+use crate::domain::provider::{Lifetime, Profile, TokenAnswer};
 use crate::domain::secret::{AccessToken, AuthorizationCode, ClientSecret, PkceVerifier, RefreshToken};
 
 /// A column, as `table.column`. A ciphertext opens in the column that it was sealed for and in no other.
@@ -77,6 +80,56 @@ text_cells! {
     PkceVerifier = "flows.pkce_verifier";
 }
 
+impl JsonCell for Profile {
+    const PLACE: Place = Place("external_accounts.profile");
+}
+
+/// How a [`TokenAnswer`] is parked: it holds secrets, so it has no `Serialize` of its own.
+#[derive(Serialize, Deserialize)]
+struct ParkedAnswer {
+    access_token: Zeroizing<String>,
+    refresh_token: Option<Zeroizing<String>>,
+    token_type: String,
+    /// Milliseconds; none if it does not expire.
+    lifetime: Option<u64>,
+    lifetime_assumed: bool,
+    scopes: Option<Vec<String>>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl Cell for TokenAnswer {
+    const PLACE: Place = Place("flows.answer");
+
+    fn to_plain(&self) -> Option<Zeroizing<Vec<u8>>> {
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        to_json(&ParkedAnswer {
+            access_token: Zeroizing::new(self.access_token.expose().to_owned()),
+            refresh_token: self.refresh_token.as_ref().map(|token| Zeroizing::new(token.expose().to_owned())),
+            token_type: self.token_type.clone(),
+            lifetime: self.lifetime.span().map(millis),
+            lifetime_assumed: matches!(self.lifetime, Lifetime::Assumed(_)),
+            scopes: self.scopes.as_ref().map(|scopes| scopes.iter().map(str::to_owned).collect()),
+            metadata: self.metadata.clone(),
+        })
+    }
+
+    fn from_plain(plain: Zeroizing<Vec<u8>>) -> Option<Self> {
+        let parked: ParkedAnswer = serde_json::from_slice(&plain).ok()?;
+        Some(Self {
+            access_token: AccessToken::new(parked.access_token.as_str()),
+            refresh_token: parked.refresh_token.map(|token| RefreshToken::new(token.as_str())),
+            token_type: parked.token_type,
+            lifetime: match parked.lifetime.map(Duration::from_millis) {
+                Some(span) if parked.lifetime_assumed => Lifetime::Assumed(span),
+                Some(span) => Lifetime::Stated(span),
+                None => Lifetime::Endless,
+            },
+            scopes: parked.scopes.map(|scopes| scopes.into_iter().collect()),
+            metadata: parked.metadata,
+        })
+    }
+}
+
 impl<T: JsonCell> Cell for T {
     const PLACE: Place = <T as JsonCell>::PLACE;
 
@@ -133,32 +186,52 @@ impl io::Write for Length {
 
 #[cfg(test)]
 mod tests {
-    use serde::Deserialize;
-
     use super::*;
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
-    struct Profile {
+    struct Person {
         name: String,
         age: Option<u8>,
     }
 
-    impl JsonCell for Profile {
+    impl JsonCell for Person {
         const PLACE: Place = Place("people.profile");
     }
 
     #[test]
     fn a_json_cell_reads_back_from_one_allocation() {
-        let profile = Profile { name: "Zoë \"Z\"".to_owned(), age: None };
-        let plain = profile.to_plain().unwrap();
+        let person = Person { name: "Zoë \"Z\"".to_owned(), age: None };
+        let plain = person.to_plain().unwrap();
         assert_eq!(plain.as_slice(), r#"{"name":"Zoë \"Z\"","age":null}"#.as_bytes());
         assert_eq!(plain.capacity(), plain.len());
-        assert_eq!(Profile::from_plain(plain), Some(profile));
+        assert_eq!(Person::from_plain(plain), Some(person));
+    }
+
+    #[test]
+    fn a_parked_answer_reads_back_whole() {
+        let lifetimes = [
+            Lifetime::Stated(Duration::from_secs(90)),
+            Lifetime::Assumed(Duration::from_secs(3_600)),
+            Lifetime::Endless,
+        ];
+        for lifetime in lifetimes {
+            let answer = TokenAnswer {
+                access_token: AccessToken::new("at"),
+                refresh_token: Some(RefreshToken::new("rt")),
+                token_type: "Bearer".to_owned(),
+                lifetime,
+                scopes: Some(["read".to_owned()].into_iter().collect()),
+                metadata: [("shop".to_owned(), "one".to_owned())].into(),
+            };
+            let plain = answer.to_plain().unwrap();
+            assert_eq!(plain.capacity(), plain.len());
+            assert!(TokenAnswer::from_plain(plain) == Some(answer), "{lifetime:?}");
+        }
     }
 
     #[test]
     fn plaintext_of_another_form_is_no_value() {
-        assert!(Profile::from_plain(Zeroizing::new(b"[]".to_vec())).is_none());
+        assert!(Person::from_plain(Zeroizing::new(b"[]".to_vec())).is_none());
         assert!(AccessToken::from_plain(Zeroizing::new(vec![0xff])).is_none());
     }
 
