@@ -1,1 +1,6 @@
 //! Integration tests: real stores, real HTTP, real gRPC.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by panicking")]
+#![allow(unreachable_pub, reason = "nothing of a test binary is reachable from outside")]
+
+mod layering;
+mod support;
