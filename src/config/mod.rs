@@ -21,7 +21,7 @@ use crate::domain::instance::InstanceKind;
 pub use error::{ConfigError, Fault};
 use reader::{Reader, sources};
 pub use values::{LogFormat, StoreUrl};
-use values::{Span, StoreUrlError};
+use values::{Network, RootKeyKind, Span};
 
 /// The file that is read if none is named; it may be missing.
 pub const DEFAULT_FILE: &str = "token-wallet.toml";
@@ -45,7 +45,7 @@ pub struct Config {
     pub listeners: Listeners,
     /// How long after a get its grant is refreshed ahead of time; zero means always.
     pub refresh_ahead_for: Duration,
-    /// Private networks that providers may be in.
+    /// Private networks that providers may be in; single addresses are networks of one.
     pub outbound_allow: Vec<IpNet>,
     /// How logs are written.
     pub log: LogConfig,
@@ -141,7 +141,7 @@ impl Config {
         let web = checks::listener(kind, "web.addr", None, reader);
         let ops = checks::listener(kind, "ops.addr", Some("ops.allow_plaintext"), reader);
         let ahead_for = reader.get::<Span>("refresh.ahead_for");
-        let allow = reader.get("outbound.allow");
+        let allow = reader.get::<Vec<Network>>("outbound.allow");
         let format = reader.get("log.format");
         let filter = reader.get("log.filter");
         checks::log_filter(filter.as_ref(), reader);
@@ -155,7 +155,7 @@ impl Config {
             root_key: root_key?,
             listeners: Listeners { grpc: grpc?, web: web?, ops: ops? },
             refresh_ahead_for: ahead_for?.0,
-            outbound_allow: allow?,
+            outbound_allow: allow?.into_iter().map(|network| network.0).collect(),
             log: LogConfig { format: format?, filter: filter? },
             bootstrap_admin_key_file,
             sandbox_url,
@@ -184,21 +184,21 @@ fn store_url(reader: &mut Reader) -> Option<StoreUrl> {
         Some(path) => ("store.url_file", reader.secret_file("store.url_file", &path)?),
         None => ("store.url", reader.get::<String>("store.url")?.into()),
     };
-    StoreUrl::parse(text).map_err(|error: StoreUrlError| reader.fault(key, error)).ok()
+    StoreUrl::parse(text).map_err(|error| reader.fault(key, error)).ok()
 }
 
 fn root_key(reader: &mut Reader) -> Option<RootKeyPlace> {
-    let source = reader.get::<values::RootKeyKind>("root_key.source");
+    let source = reader.get::<RootKeyKind>("root_key.source");
     let env = reader.get("root_key.env");
     let file = reader.optional("root_key.file");
     match source? {
-        values::RootKeyKind::Env if file.is_some() => {
+        RootKeyKind::Env if file.is_some() => {
             reader.fault("root_key.file", "is set, but root_key.source is \"env\": set it to \"file\"");
             None
         }
-        values::RootKeyKind::Env => env.map(RootKeyPlace::Env),
-        values::RootKeyKind::File if reader.is_set("root_key.file") => file.map(RootKeyPlace::File),
-        values::RootKeyKind::File => {
+        RootKeyKind::Env => env.map(RootKeyPlace::Env),
+        RootKeyKind::File if reader.is_set("root_key.file") => file.map(RootKeyPlace::File),
+        RootKeyKind::File => {
             reader.fault("root_key.file", "is required when root_key.source is \"file\"");
             None
         }

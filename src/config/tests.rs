@@ -61,6 +61,7 @@ fn every_fault_is_told_at_once_with_its_key_and_origin() {
         format!("store.max_connections must be at least 1 ({file})"),
         "ops.addr cannot be used: invalid socket address syntax (variable TOKEN_WALLET__OPS__ADDR)".to_owned(),
         format!("refresh.ahead_for must be a duration such as \"90s\" or \"14days\" ({file})"),
+        format!("outbound.allow must be networks such as 10.1.0.0/16, or addresses ({file})"),
         format!("log.format must be pretty or json ({file})"),
         format!("log.colour is no key of the wallet ({file})"),
     ] {
@@ -73,14 +74,14 @@ fn the_environment_overrides_the_file() {
     let text = format!("{PRODUCTION}log.filter = 'warn'\nstore.max_connections = 3");
     let variables = [
         ("TOKEN_WALLET__LOG__FILTER", "debug"),
-        ("TOKEN_WALLET__OUTBOUND__ALLOW", "[\"10.0.0.0/8\", \"fd00::/8\"]"),
+        ("TOKEN_WALLET__OUTBOUND__ALLOW", "[\"10.0.0.1\", \"fd00::/8\"]"),
         ("TOKEN_WALLET__REFRESH__AHEAD_FOR", "0"),
         ("TOKEN_WALLET_ROOT_KEY", "of another reader"),
     ];
     let config = read(&text, &variables).ok().unwrap();
     assert_eq!(config.log.filter, "debug");
     assert_eq!(config.store.max_connections, 3);
-    assert_eq!(config.outbound_allow, ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse::<IpNet>().unwrap()]);
+    assert_eq!(config.outbound_allow, ["10.0.0.1/32".parse().unwrap(), "fd00::/8".parse::<IpNet>().unwrap()]);
     assert_eq!(config.refresh_ahead_for, Duration::ZERO);
 }
 

@@ -1,10 +1,12 @@
 //! Types of single values.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use serde::de::{Deserializer, Error, Visitor};
+use ipnet::IpNet;
+use serde::de::{Deserializer, Error, Unexpected, Visitor};
 use url::Url;
 use zeroize::Zeroizing;
 
@@ -38,6 +40,9 @@ pub(super) enum RootKeyKind {
     Env,
     File,
 }
+
+/// A network, or a single address.
+pub(super) struct Network(pub(super) IpNet);
 
 /// A humane duration, or a bare 0.
 #[derive(Clone, Copy)]
@@ -74,6 +79,16 @@ impl StoreUrl {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for Network {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let network = text.parse().or_else(|_| text.parse().map(|address: IpAddr| address.into()));
+        network.map(Self).map_err(|_| {
+            D::Error::invalid_value(Unexpected::Other("text"), &"networks such as 10.1.0.0/16, or addresses")
+        })
+    }
+}
+
 impl<'de> serde::Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Humane;
@@ -86,17 +101,17 @@ impl<'de> serde::Deserialize<'de> for Span {
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Span, E> {
-                let wrong = |_| E::invalid_value(serde::de::Unexpected::Other("text"), &self);
+                let wrong = |_| E::invalid_value(Unexpected::Other("text"), &self);
                 humantime::parse_duration(text).map(Span).map_err(wrong)
             }
 
             fn visit_u64<E: Error>(self, number: u64) -> Result<Span, E> {
-                let wrong = serde::de::Unexpected::Unsigned(number);
+                let wrong = Unexpected::Unsigned(number);
                 if number == 0 { Ok(Span(Duration::ZERO)) } else { Err(E::invalid_value(wrong, &self)) }
             }
 
             fn visit_i64<E: Error>(self, number: i64) -> Result<Span, E> {
-                let wrong = serde::de::Unexpected::Signed(number);
+                let wrong = Unexpected::Signed(number);
                 u64::try_from(number)
                     .map_err(|_| E::invalid_value(wrong, &self))
                     .and_then(|number| self.visit_u64(number))
