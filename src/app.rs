@@ -19,7 +19,7 @@ use crate::domain::error::Failure;
 use crate::domain::ids::ApiClientId;
 use crate::domain::instance::InstanceKind;
 use crate::domain::secret::ApiKey;
-use crate::jobs::Timetable;
+use crate::jobs::{JobsError, Timetable};
 use crate::keys::{self, KeysError, Opened};
 use crate::linking::{self, Linking};
 use crate::outbound::{Outbound, OutboundConfig, OutboundConfigError};
@@ -54,8 +54,8 @@ pub enum StartError {
     #[error(transparent)]
     Outbound(#[from] OutboundConfigError),
     /// The timetable.
-    #[error("the timetable does not start: {0}")]
-    Jobs(#[from] tokio_cron_scheduler::JobSchedulerError),
+    #[error(transparent)]
+    Jobs(#[from] JobsError),
     /// The public URL cannot be made.
     #[error("the public URL cannot be made of the web listener's address")]
     PublicUrl,
@@ -112,8 +112,8 @@ impl App {
     /// Checks everything, opens the listeners and runs. Nothing listens, and nothing is changed, unless the root key
     /// opens the keyring.
     pub async fn start(config: Config, clock: Clock) -> Result<Self, StartError> {
-        telemetry::install_metrics();
-        let store = Store::open(config.store.url.as_str(), config.store.max_connections).await?;
+        telemetry::metrics::install();
+        let store = Store::open(config.store.url.expose(), config.store.max_connections).await?;
         let opened = keys::open(&store, &config).await?;
         store.migrate().await?;
         let access = Access::new(store.clone(), clock.clone(), opened.instance.id);
@@ -129,7 +129,8 @@ impl App {
         }
         let timetable = Timetable::start(&rooms.wallet, &rooms.linking, &tasks, &closing).await?;
         let servers = TaskTracker::new();
-        let readiness = web::Readiness { store: store.clone(), jobs: timetable.health() };
+        let health = timetable.health();
+        let readiness = web::Readiness { store: store.clone(), failing_job: Arc::new(move || health.failing()) };
         let addresses = listeners.serve(config.kind, access, rooms, readiness, &servers, &closing);
         tracing::info!(grpc = %addresses.grpc, web = %addresses.web, ops = %addresses.ops, kind = config.kind.as_str(), "ready");
         Ok(Self { addresses, store, timetable, closing, tasks, servers })
@@ -164,7 +165,7 @@ pub async fn bootstrap_client(
     display_name: &str,
     clock: &Clock,
 ) -> Result<(ApiClientId, ApiKey), StartError> {
-    let store = Store::open(config.store.url.as_str(), config.store.max_connections).await?;
+    let store = Store::open(config.store.url.expose(), config.store.max_connections).await?;
     let made = async {
         let opened = keys::open(&store, config).await?;
         store.migrate().await?;
@@ -193,7 +194,7 @@ fn rooms(
 ) -> Result<UseCases, StartError> {
     let development = config.kind == InstanceKind::Development;
     let outbound = Outbound::new(&OutboundConfig {
-        allow: config.outbound_allow.clone(),
+        allow: config.outbound_allow.iter().map(ToString::to_string).collect(),
         development,
         ..OutboundConfig::default()
     })?;

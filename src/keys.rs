@@ -81,7 +81,7 @@ impl KeysError {
 /// Makes the keyring of a new store, with its instance.
 pub async fn init(config: &Config, clock: &Clock) -> Result<KeyStatus, KeysError> {
     let root = root_key(config)?;
-    let store = Store::open(config.store.url.as_str(), config.store.max_connections).await?;
+    let store = Store::open(config.store.url.expose(), config.store.max_connections).await?;
     let result = init_in(&store, &root, config.kind, clock).await;
     store.close().await;
     result
@@ -89,7 +89,7 @@ pub async fn init(config: &Config, clock: &Clock) -> Result<KeyStatus, KeysError
 
 /// Opens a store's keyring with the configured root key and tells about it.
 pub async fn status(config: &Config) -> Result<KeyStatus, KeysError> {
-    let store = Store::open(config.store.url.as_str(), config.store.max_connections).await?;
+    let store = Store::open(config.store.url.expose(), config.store.max_connections).await?;
     let opened = open(&store, config).await;
     store.close().await;
     let Opened { instance, record, .. } = opened?;

@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
-use super::{deadline, status};
+use super::{deadline, methods, status};
 use crate::access::{Access, Caller};
 use crate::domain::error::Failure;
 use crate::domain::instance::InstanceKind;
@@ -89,13 +89,13 @@ where
         // The clone has not been polled ready; the one that has takes this call.
         let clone = self.service.clone();
         let service = std::mem::replace(&mut self.service, clone);
-        let (door, method) = (self.door.clone(), request.uri().path().to_owned());
+        let (door, method) = (self.door.clone(), methods::label(request.uri().path()));
         let id = data_encoding::HEXLOWER.encode(&crate::vault::random::random_bytes::<8>());
-        let span = tracing::info_span!("call", %method, request_id = %id);
+        let span = tracing::info_span!("call", method, request_id = %id);
         let call = async move {
             let began = tokio::time::Instant::now();
             let response = pass(door, service, request).await;
-            log(&method, code_of(&response), began.elapsed());
+            log(method, code_of(&response), began.elapsed());
             Ok(response)
         };
         Box::pin(REQUEST_ID.scope(id, call).instrument(span))
@@ -136,10 +136,8 @@ fn code_of(response: &Response<Body>) -> Code {
     response.headers().get("grpc-status").map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
 }
 
-fn log(method: &str, code: Code, took: Duration) {
-    // Made-up methods would make as many time series.
-    let known = code != Code::Unimplemented;
-    telemetry::count_request(if known { method } else { "unknown" }, status::name(code), took);
+fn log(method: &'static str, code: Code, took: Duration) {
+    telemetry::metrics::request(method, status::name(code), took);
     match code {
         Code::Internal | Code::Unknown | Code::DataLoss => tracing::error!(code = status::name(code), "a call failed"),
         Code::Ok => tracing::debug!("a call was answered"),

@@ -5,6 +5,7 @@ mod convert;
 mod deadline;
 mod door;
 mod external_account_service;
+mod methods;
 mod page;
 mod provider_service;
 mod redirect_url_service;

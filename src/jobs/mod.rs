@@ -23,6 +23,11 @@ const EVERY_SECOND: &str = "* * * * * *";
 const EVERY_FIVE_SECONDS: &str = "*/5 * * * * *";
 const EVERY_TEN_SECONDS: &str = "*/10 * * * * *";
 
+/// The timetable does not start.
+#[derive(Debug, thiserror::Error)]
+#[error("the timetable does not start: {0}")]
+pub struct JobsError(#[from] JobSchedulerError);
+
 /// The running timetable.
 pub struct Timetable {
     scheduler: JobScheduler,
@@ -36,7 +41,7 @@ impl Timetable {
         linking: &Linking,
         tasks: &TaskTracker,
         closing: &CancellationToken,
-    ) -> Result<Self, JobSchedulerError> {
+    ) -> Result<Self, JobsError> {
         let plan = Plan { scheduler: JobScheduler::new().await?, tasks, closing, health: Health::default() };
         let (sweeping, tidying, resuming) = (wallet.clone(), linking.clone(), linking.clone());
         plan.add("sweep", EVERY_SECOND, move || {
@@ -80,7 +85,7 @@ struct Plan<'a> {
 }
 
 impl Plan<'_> {
-    async fn add<F, R>(&self, name: &'static str, when: &str, job: F) -> Result<(), JobSchedulerError>
+    async fn add<F, R>(&self, name: &'static str, when: &str, job: F) -> Result<(), JobsError>
     where
         F: Fn() -> R + Send + Sync + 'static,
         R: Future<Output = Result<(), Failure>> + Send + 'static,

@@ -79,7 +79,7 @@ impl Inner {
         }
         let sent_at = self.clock.now();
         let result = provider.refresh(&token).await;
-        telemetry::count_refresh(provider.slug.as_str(), result.as_ref().map_or_else(Verdict::as_str, |_| "refreshed"));
+        telemetry::metrics::refresh(provider.slug.as_str(), result.as_ref().map_or_else(Verdict::as_str, |_| "refreshed"));
         match result {
             Ok(answer) => self.keep(&grant, &ids, answer, sent_at).await,
             Err(verdict) => self.note(&grant, verdict).await,

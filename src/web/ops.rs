@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
@@ -10,7 +11,6 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 
-use crate::jobs::Health;
 use crate::store::Store;
 use crate::telemetry;
 
@@ -19,8 +19,8 @@ use crate::telemetry;
 pub struct Readiness {
     /// It must answer.
     pub store: Store,
-    /// Its jobs must run.
-    pub jobs: Health,
+    /// Names a job that keeps failing.
+    pub failing_job: Arc<dyn Fn() -> Option<&'static str> + Send + Sync>,
 }
 
 /// Serves the ops endpoints on `listener` until `shutdown` completes.
@@ -32,7 +32,7 @@ pub async fn serve(
     let router = Router::new()
         .route("/livez", get(|| async { "live\n" }))
         .route("/readyz", get(ready))
-        .route("/metrics", get(|| async { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], telemetry::render()) }))
+        .route("/metrics", get(|| async { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], telemetry::metrics::render()) }))
         .with_state(readiness);
     axum::serve(listener, router).with_graceful_shutdown(shutdown).await
 }
@@ -41,7 +41,7 @@ async fn ready(State(readiness): State<Readiness>) -> Response {
     if readiness.store.ping().await.is_err() {
         return (StatusCode::SERVICE_UNAVAILABLE, "not ready: the store does not answer\n").into_response();
     }
-    match readiness.jobs.failing() {
+    match (readiness.failing_job)() {
         Some(job) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: job {job} keeps failing\n")).into_response(),
         None => "ready\n".into_response(),
     }
