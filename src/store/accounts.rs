@@ -73,7 +73,7 @@ macro_rules! select {
 
 macro_rules! filter {
     () => {
-        "($1 IS NULL OR p.slug = $1) AND (($2 IS NULL AND a.state <> 'unlinked') OR a.state = $2)
+        "(CAST($1 AS TEXT) IS NULL OR p.slug = $1) AND ((CAST($2 AS TEXT) IS NULL AND a.state <> 'unlinked') OR a.state = $2)
          AND a.id < COALESCE($3, '~') "
     };
 }

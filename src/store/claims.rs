@@ -36,16 +36,16 @@ macro_rules! due {
 
 statements! {
     CLAIM {
-        "UPDATE grants AS g SET fence = fence + 1, lease_owner = $3, lease_until = $4, attempted_at = $2
+        "UPDATE grants SET fence = fence + 1, lease_owner = $3, lease_until = $4, attempted_at = $2
          WHERE id = $1 AND access_generation = $5 AND " claimable!()
-        " RETURNING " grant_columns!() ", g.refresh_token AS g_refresh_token"
+        " RETURNING " grant_columns!() ", grants.refresh_token AS g_refresh_token"
     }
     CLAIM_DUE {
         "WITH due AS MATERIALIZED (SELECT id FROM grants WHERE provider_id = $1 AND " claimable!() due!()
         "ORDER BY due_at LIMIT $5" [pg " FOR UPDATE SKIP LOCKED"] ")
-         UPDATE grants AS g SET fence = fence + 1, lease_owner = $3, lease_until = $4, attempted_at = $2
-         FROM due WHERE g.id = due.id
-         RETURNING " grant_columns!() ", g.refresh_token AS g_refresh_token"
+         UPDATE grants SET fence = fence + 1, lease_owner = $3, lease_until = $4, attempted_at = $2
+         FROM due WHERE grants.id = due.id
+         RETURNING " grant_columns!() ", grants.refresh_token AS g_refresh_token"
     }
     PROVIDERS_DUE {
         "SELECT p.id FROM providers p WHERE p.deleted_at IS NULL AND EXISTS (

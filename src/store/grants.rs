@@ -31,15 +31,15 @@ pub struct Holding {
     pub lease_until: Option<Timestamp>,
 }
 
-/// A [`Grant`]'s columns, of the table alias `g`.
+/// A [`Grant`]'s columns, prefixed, of the table `grants`.
 macro_rules! grant_columns {
     () => {
-        "g.id AS g_id, g.account_id AS g_account_id, g.user_id AS g_user_id, g.provider_id AS g_provider_id,
-         g.state AS g_state, g.issued_at AS g_issued_at, g.lifetime AS g_lifetime,
-         g.lifetime_assumed AS g_lifetime_assumed, g.due_at AS g_due_at, g.token_type AS g_token_type,
-         g.scopes AS g_scopes, g.access_generation AS g_access_generation,
-         g.refresh_generation AS g_refresh_generation, g.fence AS g_fence, g.committed_fence AS g_committed_fence,
-         g.attempted_at AS g_attempted_at, g.attempts AS g_attempts, g.ahead_until AS g_ahead_until"
+        "grants.id AS g_id, grants.account_id AS g_account_id, grants.user_id AS g_user_id, grants.provider_id AS g_provider_id,
+         grants.state AS g_state, grants.issued_at AS g_issued_at, grants.lifetime AS g_lifetime,
+         grants.lifetime_assumed AS g_lifetime_assumed, grants.due_at AS g_due_at, grants.token_type AS g_token_type,
+         grants.scopes AS g_scopes, grants.access_generation AS g_access_generation,
+         grants.refresh_generation AS g_refresh_generation, grants.fence AS g_fence, grants.committed_fence AS g_committed_fence,
+         grants.attempted_at AS g_attempted_at, grants.attempts AS g_attempts, grants.ahead_until AS g_ahead_until"
     };
 }
 
@@ -47,9 +47,9 @@ pub(super) use grant_columns;
 
 macro_rules! holdings {
     () => {
-        " g.access_token AS g_access_token, g.metadata AS g_metadata, g.lease_until AS g_lease_until,
+        " grants.access_token AS g_access_token, grants.metadata AS g_metadata, grants.lease_until AS g_lease_until,
           a.id AS a_id, a.subject AS a_subject, a.is_default AS a_is_default
-          FROM external_accounts a JOIN grants g ON g.account_id = a.id AND g.is_current "
+          FROM external_accounts a JOIN grants ON grants.account_id = a.id AND grants.is_current "
     };
 }
 
@@ -58,7 +58,7 @@ statements! {
         "SELECT " grant_columns!() "," holdings!()
         "WHERE a.user_id = $1 AND a.provider_id = $2 AND a.state <> 'unlinked' ORDER BY a.id"
     }
-    BY_ID { "SELECT " grant_columns!() "," holdings!() "WHERE g.id = $1 AND a.state <> 'unlinked'" }
+    BY_ID { "SELECT " grant_columns!() "," holdings!() "WHERE grants.id = $1 AND a.state <> 'unlinked'" }
     EXTEND_AHEAD { "UPDATE grants SET ahead_until = $2 WHERE id = $1 AND is_current AND ahead_until < $2" }
 }
 

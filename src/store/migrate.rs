@@ -1,5 +1,7 @@
 //! The schema and its versions. Forward only: what is released is never edited, only followed.
 
+use std::cmp::Ordering;
+
 use super::Store;
 use super::db::{Db, Tx};
 use super::error::StoreError;
@@ -75,13 +77,7 @@ impl Store {
             Some(row) => row.get("version")?,
             None => 0,
         };
-        let known = newest(MIGRATIONS);
-        Ok(match found {
-            0 => Schema::Empty,
-            _ if found == known => Schema::Current,
-            _ if found < known => Schema::Older,
-            _ => Schema::Newer,
-        })
+        Ok(compare(found, newest(MIGRATIONS)))
     }
 
     /// Brings the schema to this program's version: all of it or, if it fails, nothing. Two that migrate at once wait
@@ -115,6 +111,16 @@ async fn run(db: &Db, migrations: &[Migration]) -> Result<(), StoreError> {
     tx.commit().await
 }
 
+fn compare(found: i64, known: i64) -> Schema {
+    match found.cmp(&known) {
+        // The bookkeeping alone is no schema yet.
+        _ if found == 0 => Schema::Empty,
+        Ordering::Less => Schema::Older,
+        Ordering::Equal => Schema::Current,
+        Ordering::Greater => Schema::Newer,
+    }
+}
+
 fn newest(migrations: &[Migration]) -> i64 {
     migrations.last().map_or(0, |migration| migration.version)
 }
@@ -144,6 +150,12 @@ mod tests {
             let head = |script: &str| script.split_once("\nCREATE ").unwrap().1.to_owned();
             assert_eq!(plain(&head(migration.sqlite)), plain(&head(migration.postgres)), "{}", migration.name);
         }
+    }
+
+    #[test]
+    fn a_schema_is_judged_by_its_version() {
+        let judged = [0, 1, 2, 3].map(|found| compare(found, 2));
+        assert_eq!(judged, [Schema::Empty, Schema::Older, Schema::Current, Schema::Newer]);
     }
 
     #[test]

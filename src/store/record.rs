@@ -74,7 +74,7 @@ pub enum Recorded {
 
 macro_rules! write_tokens {
     () => {
-        "UPDATE grants AS g SET access_token = $4, access_generation = $3, committed_fence = $3,
+        "UPDATE grants SET access_token = $4, access_generation = $3, committed_fence = $3,
             refresh_token = COALESCE($5, refresh_token),
             refresh_generation = CASE WHEN $5 IS NULL THEN refresh_generation ELSE $3 END,
             token_type = $6, scopes = COALESCE($7, scopes), metadata = COALESCE($8, metadata),
@@ -88,15 +88,15 @@ macro_rules! write_tokens {
 }
 
 statements! {
-    REFRESHED { write_tokens!() "AND state <> 'dead' RETURNING g.id AS id, g.state AS state" }
+    REFRESHED { write_tokens!() "AND state <> 'dead' RETURNING id, state" }
     // Its account comes back too, in the same transaction.
-    REVIVED { write_tokens!() "RETURNING g.id AS id, g.state AS state" }
+    REVIVED { write_tokens!() "RETURNING id, state" }
     VERDICT {
-        "UPDATE grants AS g SET attempts = attempts + 1, lease_owner = NULL, lease_until = NULL,
+        "UPDATE grants SET attempts = attempts + 1, lease_owner = NULL, lease_until = NULL,
             due_at = CASE WHEN state IN ('active', 'suspect') THEN $6 ELSE due_at END,
             state = CASE WHEN state IN ('active', 'suspect') THEN $5 ELSE state END
          WHERE id = $1 AND account_id = $2 AND fence = $3 AND committed_fence = $4
-         RETURNING g.id AS id, g.state AS state"
+         RETURNING id, state"
     }
     ACCOUNT_ENDS {
         "UPDATE external_accounts SET state = 'reauthorization_required', state_reason = $2

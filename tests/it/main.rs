@@ -4,4 +4,5 @@
 
 mod layering;
 mod sandbox;
+mod store;
 mod support;

@@ -1,0 +1,167 @@
+//! Flows: every step happens once, from the state before it, in time.
+
+use token_wallet::domain::event::EventKind;
+use token_wallet::domain::flow::{FlowFailure, FlowState};
+use token_wallet::domain::ids::{FlowId, ReplicaId};
+use token_wallet::domain::instance::InstanceKind;
+use token_wallet::domain::redirect::RedirectUrl;
+use token_wallet::store::{ClaimedFlow, FlowStep, StoreError};
+
+use super::{Fixture, NOW, at, event, new_flow, on_both_engines, sealed, unique_hash, user};
+
+on_both_engines! {
+    a_flow_reads_back_by_id_state_and_ticket
+    fifty_callbacks_at_once_have_one_winner
+    fifty_claims_of_a_code_have_one_winner
+    no_step_happens_late_or_out_of_order
+    a_failure_wipes_what_was_sealed_and_is_told_once
+    only_its_claimer_parks_an_answer
+    what_runs_out_of_time_fails_and_is_removed_later
+    a_flow_that_does_not_decode_is_named
+}
+
+async fn a_flow_reads_back_by_id_state_and_ticket(store: &Fixture) {
+    let mut flow = new_flow(&user("ann"), store.configured("acme").await);
+    flow.redirect_url = Some(RedirectUrl::parse("https://app.example/cb", InstanceKind::Production).unwrap());
+    let (state, ticket) = ([1; 32], [2; 32]);
+    assert!(store.start_flow(&flow, &state, Some(&sealed(1))).await.unwrap());
+    assert_eq!(store.flow(flow.id).await.unwrap(), Some(flow.clone()));
+    assert_eq!(store.flow_by_state(&state).await.unwrap(), Some(flow.clone()));
+    assert_eq!(store.flow_by_state(&ticket).await.unwrap(), None);
+
+    assert!(store.return_flow(flow.id, &sealed(2), &ticket, at(30), NOW).await.unwrap());
+    (flow.state, flow.expires_at) = (FlowState::Returned, at(30));
+    assert_eq!(store.flow_by_ticket(&ticket).await.unwrap(), Some(flow.clone()));
+
+    let claimed = store.claim_flow(flow.id, ReplicaId::new(NOW), NOW).await.unwrap();
+    assert_eq!(claimed, Some(ClaimedFlow { code: sealed(2), verifier: Some(sealed(1)) }));
+    assert_eq!(store.parked_answer(flow.id).await.unwrap(), None);
+    assert_eq!(store.flow(FlowId::new(NOW)).await.unwrap(), None);
+}
+
+async fn fifty_callbacks_at_once_have_one_winner(store: &Fixture) {
+    let flow = new_flow(&user("ann"), store.configured("acme").await);
+    assert!(store.start_flow(&flow, &[1; 32], None).await.unwrap());
+    let mut callbacks = tokio::task::JoinSet::new();
+    for number in 0..50 {
+        let store = (*store).clone();
+        callbacks.spawn(async move { store.return_flow(flow.id, &sealed(2), &[number; 32], at(30), NOW).await });
+    }
+    let won = callbacks.join_all().await.into_iter().filter(|won| *won.as_ref().unwrap()).count();
+    assert_eq!(won, 1);
+}
+
+async fn fifty_claims_of_a_code_have_one_winner(store: &Fixture) {
+    let flow = new_flow(&user("ann"), store.configured("acme").await);
+    assert!(store.start_flow(&flow, &[1; 32], None).await.unwrap());
+    assert!(store.return_flow(flow.id, &sealed(2), &[2; 32], at(30), NOW).await.unwrap());
+    let mut claims = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let store = (*store).clone();
+        claims.spawn(async move { store.claim_flow(flow.id, ReplicaId::new(NOW), NOW).await });
+    }
+    let won = claims.join_all().await.into_iter().filter(|won| won.as_ref().unwrap().is_some()).count();
+    assert_eq!(won, 1);
+}
+
+async fn no_step_happens_late_or_out_of_order(store: &Fixture) {
+    let flow = new_flow(&user("ann"), store.configured("acme").await);
+    let replica = ReplicaId::new(NOW);
+    assert!(store.start_flow(&flow, &[1; 32], None).await.unwrap());
+    assert!(store.claim_flow(flow.id, replica, NOW).await.unwrap().is_none());
+    assert!(!store.park_answer(flow.id, replica, &sealed(3)).await.unwrap());
+    assert!(!store.return_flow(flow.id, &sealed(2), &[2; 32], at(660), at(600)).await.unwrap());
+    assert_eq!(store.flow(flow.id).await.unwrap(), Some(flow.clone()));
+
+    assert!(store.return_flow(flow.id, &sealed(2), &[2; 32], at(30), NOW).await.unwrap());
+    assert!(!store.return_flow(flow.id, &sealed(2), &[3; 32], at(30), NOW).await.unwrap());
+    assert!(store.claim_flow(flow.id, replica, at(30)).await.unwrap().is_none());
+    assert_eq!(store.flow(flow.id).await.unwrap().unwrap().state, FlowState::Returned);
+
+    assert!(store.claim_flow(flow.id, replica, at(29)).await.unwrap().is_some());
+    for (from, fails) in [(FlowStep::Started, false), (FlowStep::Returned, false), (FlowStep::Exchanged, false)] {
+        let failed = store.fail_flow(flow.id, from, FlowFailure::Cancelled, None, None, NOW).await.unwrap();
+        assert_eq!(failed, fails, "{from:?}");
+    }
+    assert!(store.park_answer(flow.id, replica, &sealed(3)).await.unwrap());
+    assert!(!store.park_answer(flow.id, replica, &sealed(4)).await.unwrap());
+    let (parked, answer, claimed_at) = store.parked_answer(flow.id).await.unwrap().unwrap();
+    assert_eq!((parked.state, answer, claimed_at), (FlowState::Exchanged, sealed(3), at(29)));
+    assert_eq!(store.parked_flows(10).await.unwrap(), [flow.id]);
+}
+
+async fn a_failure_wipes_what_was_sealed_and_is_told_once(store: &Fixture) {
+    let provider = store.configured("acme").await;
+    let flow = new_flow(&user("ann"), provider);
+    assert!(store.start_flow(&flow, &[1; 32], Some(&sealed(1))).await.unwrap());
+    assert!(store.return_flow(flow.id, &sealed(2), &[2; 32], at(30), NOW).await.unwrap());
+    let told = event(EventKind::FlowSessionMismatch, &user("ann"), provider).flow(flow.id).because("why");
+    for fails in [true, false] {
+        let told = token_wallet::domain::event::Event { id: event(told.kind, &told.user, provider).id, ..told.clone() };
+        let failure = FlowFailure::SessionMismatch;
+        let failed = store.fail_flow(flow.id, FlowStep::Returned, failure, None, Some(&told), at(5)).await.unwrap();
+        assert_eq!(failed, fails);
+    }
+    assert_eq!(store.events(EventKind::FlowSessionMismatch).await, 1);
+    let failed = store.flow_by_ticket(&[2; 32]).await.unwrap().unwrap();
+    assert_eq!(failed.state, FlowState::Failed(FlowFailure::SessionMismatch));
+    assert_eq!(failed.ended_at, Some(at(5)));
+    let left = "SELECT COUNT(*) FROM flows WHERE code IS NOT NULL OR pkce_verifier IS NOT NULL OR answer IS NOT NULL";
+    assert_eq!(store.number(left).await, 0);
+
+    let flow = new_flow(&user("ann"), provider);
+    assert!(store.start_flow(&flow, &[4; 32], None).await.unwrap());
+    let ticket = Some(&[5; 32]);
+    assert!(store.fail_flow(flow.id, FlowStep::Started, FlowFailure::Cancelled, ticket, None, NOW).await.unwrap());
+    assert_eq!(store.flow_by_ticket(&[5; 32]).await.unwrap().unwrap().id, flow.id);
+}
+
+async fn only_its_claimer_parks_an_answer(store: &Fixture) {
+    let flow = new_flow(&user("ann"), store.configured("acme").await);
+    let (one, other) = (ReplicaId::new(NOW), ReplicaId::new(NOW));
+    assert!(store.start_flow(&flow, &[1; 32], Some(&sealed(1))).await.unwrap());
+    assert!(store.return_flow(flow.id, &sealed(2), &[2; 32], at(30), NOW).await.unwrap());
+    assert!(store.claim_flow(flow.id, one, NOW).await.unwrap().is_some());
+    assert!(!store.park_answer(flow.id, other, &sealed(3)).await.unwrap());
+    assert!(store.park_answer(flow.id, one, &sealed(3)).await.unwrap());
+    let left = "SELECT COUNT(*) FROM flows WHERE code IS NOT NULL OR pkce_verifier IS NOT NULL";
+    assert_eq!(store.number(left).await, 0);
+}
+
+async fn what_runs_out_of_time_fails_and_is_removed_later(store: &Fixture) {
+    let provider = store.configured("acme").await;
+    let (started, returned, claimed) =
+        (new_flow(&user("a"), provider), new_flow(&user("b"), provider), new_flow(&user("c"), provider));
+    for flow in [&started, &returned, &claimed] {
+        assert!(store.start_flow(flow, &unique_hash(flow.id), Some(&sealed(1))).await.unwrap());
+    }
+    for flow in [&returned, &claimed] {
+        assert!(store.return_flow(flow.id, &sealed(2), &unique_hash(flow.id), at(600), NOW).await.unwrap());
+    }
+    assert!(store.claim_flow(claimed.id, ReplicaId::new(NOW), at(10)).await.unwrap().is_some());
+    let exchanged = store.exchanged(&user("d"), provider).await;
+
+    assert_eq!(store.expire_flows(at(599)).await.unwrap(), 0);
+    assert_eq!(store.expire_flows(at(600)).await.unwrap(), 2);
+    assert_eq!(store.abandon_claimed_flows(at(10), at(600)).await.unwrap(), 0);
+    assert_eq!(store.abandon_claimed_flows(at(11), at(600)).await.unwrap(), 1);
+    for (flow, failure) in
+        [(&started, FlowFailure::Expired), (&returned, FlowFailure::Expired), (&claimed, FlowFailure::OutcomeUnknown)]
+    {
+        let flow = store.flow(flow.id).await.unwrap().unwrap();
+        assert_eq!((flow.state, flow.ended_at), (FlowState::Failed(failure), Some(at(600))));
+    }
+    assert_eq!(store.delete_flows(at(600)).await.unwrap(), 0);
+    assert_eq!(store.delete_flows(at(601)).await.unwrap(), 3);
+    assert_eq!(store.flow(started.id).await.unwrap(), None);
+    assert_eq!(store.flow(exchanged).await.unwrap().unwrap().state, FlowState::Exchanged);
+}
+
+async fn a_flow_that_does_not_decode_is_named(store: &Fixture) {
+    let flow = new_flow(&user("ann"), store.configured("acme").await);
+    assert!(store.start_flow(&flow, &[1; 32], None).await.unwrap());
+    store.tamper("UPDATE flows SET redirect_url = 'javascript:alert(1)'").await;
+    let error = store.flow_by_state(&[1; 32]).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Corrupt { table: "flows", column: "redirect_url", .. }), "{error}");
+    assert!(!error.to_string().contains("alert"), "{error}");
+}

@@ -1,0 +1,283 @@
+//! What refreshes come to: a newer answer is never overwritten, a verdict needs to be the newest word.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use token_wallet::domain::account::AccountState;
+use token_wallet::domain::event::EventKind;
+use token_wallet::domain::grant::{Freshness, GrantState};
+use token_wallet::domain::ids::{AccountId, GrantId, ProviderId, ReplicaId};
+use token_wallet::domain::provider::Lifetime;
+use token_wallet::store::{Claim, GrantChange, Outcome, Recorded};
+
+use super::{Fixture, NOW, at, event, on_both_engines, scopes, sealed, user};
+
+on_both_engines! {
+    new_tokens_are_stored_under_their_fence
+    an_answer_without_refresh_token_scopes_and_metadata_keeps_what_is_there
+    a_late_answer_never_overwrites_a_newer_one
+    an_older_answer_leaves_the_newer_claim_its_lease
+    two_refusals_end_account_and_grant_with_one_event
+    a_late_success_revives_a_dead_grant_and_its_account
+    a_verdict_needs_to_be_the_newest_word
+    a_deferred_attempt_counts_and_releases
+    an_answer_for_an_unlinked_account_is_stored_and_stays_ending
+    a_quarantined_grant_stays_so
+    a_change_of_another_account_or_an_unknown_fence_is_dropped
+    fifty_late_answers_at_once_leave_the_newest
+}
+
+struct Ann {
+    provider: ProviderId,
+    account: AccountId,
+    grant: GrantId,
+}
+
+impl Ann {
+    async fn linked(store: &Fixture) -> Self {
+        let provider = store.configured("acme").await;
+        let (account, grant) = store.linked(&user("ann"), provider, "s").await;
+        Self { provider, account, grant }
+    }
+
+    /// The next claim, by whom it may be: leases are 20 s, so each is taken 20 s after the one before.
+    async fn claim(&self, store: &Fixture, number: i64) -> Claim {
+        let judged = store.holding(self.grant).await.unwrap().unwrap().grant.access_generation;
+        let now = at(20 * number);
+        store.claim(self.grant, judged, ReplicaId::new(NOW), now, at(20 * number + 20)).await.unwrap().unwrap()
+    }
+
+    fn change(&self, fence: i64, outcome: Outcome, kind: EventKind) -> GrantChange {
+        let event = event(kind, &user("ann"), self.provider).account(self.account).grant(self.grant);
+        GrantChange { grant: self.grant, account: self.account, fence, outcome, event: Some(event) }
+    }
+
+    async fn refreshed(&self, store: &Fixture, fence: i64) -> Recorded {
+        store.record(&self.change(fence, refreshed(fence), EventKind::AccountRecovered)).await.unwrap()
+    }
+
+    async fn verdict(&self, store: &Fixture, fence: i64, state: GrantState, committed_fence: i64) -> Recorded {
+        let due_at = (state != GrantState::Dead).then(|| at(500));
+        let outcome = Outcome::Verdict { state, due_at, reason: Some("invalid_grant".to_owned()), committed_fence };
+        let kind = EventKind::AccountReauthorizationRequired;
+        let mut change = self.change(fence, outcome, kind);
+        change.event = change.event.filter(|_| state == GrantState::Dead);
+        store.record(&change).await.unwrap()
+    }
+
+    async fn account_state(&self, store: &Fixture) -> (AccountState, Option<String>) {
+        let row = store.account(self.account).await.unwrap().unwrap();
+        (row.state, row.state_reason)
+    }
+}
+
+/// New tokens, marked by their fence.
+fn refreshed(fence: i64) -> Outcome {
+    let mark = u8::try_from(100 + fence).unwrap();
+    Outcome::Refreshed {
+        access_token: sealed(mark),
+        refresh_token: Some(sealed(mark)),
+        token_type: "DPoP".to_owned(),
+        scopes: Some(scopes("read new")),
+        metadata: BTreeMap::from([("shop".to_owned(), "moved".to_owned())]),
+        freshness: Freshness {
+            issued_at: at(fence),
+            lifetime: Lifetime::Assumed(Duration::from_secs(100)),
+            due_at: Some(at(fence + 50)),
+        },
+    }
+}
+
+async fn new_tokens_are_stored_under_their_fence(store: &Fixture) {
+    let ann = Ann::linked(store).await;
+    assert_eq!(ann.claim(store, 0).await.grant.fence, 1);
+    assert_eq!(ann.refreshed(store, 1).await, Recorded::Stored(GrantState::Active));
+    let holding = store.holding(ann.grant).await.unwrap().unwrap();
+    let grant = &holding.grant;
+    assert_eq!((grant.access_generation, grant.refresh_generation), (1, Some(1)));
+    assert_eq!((grant.fence, grant.committed_fence, grant.attempted_at, grant.attempts), (1, 1, None, 0));
+    assert_eq!((grant.token_type.as_str(), &grant.scopes), ("DPoP", &scopes("read new")));
+    let Outcome::Refreshed { freshness, metadata, .. } = refreshed(1) else { unreachable!() };
+    assert_eq!((&grant.freshness, &holding.metadata), (&freshness, &metadata));
+    assert_eq!((&holding.access_token, holding.lease_until), (&sealed(101), None));
+    assert_eq!(ann.claim(store, 1).await.refresh_token, sealed(101));
+    // An account that was never taken for ended does not recover.
+    assert_eq!(store.events(EventKind::AccountRecovered).await, 0);
+}
+
+async fn an_answer_without_refresh_token_scopes_and_metadata_keeps_what_is_there(store: &Fixture) {
+    let ann = Ann::linked(store).await;
+    ann.claim(store, 0).await;
+    let Outcome::Refreshed { access_token, token_type, freshness, .. } = refreshed(1) else { unreachable!() };
+    let outcome = Outcome::Refreshed {
+        access_token,
+        refresh_token: None,
+        token_type,
+        scopes: None,
+        metadata: BTreeMap::new(),
+        freshness: Freshness { lifetime: Lifetime::Endless, due_at: None, ..freshness },
+    };
+    let change = GrantChange { event: None, ..ann.change(1, outcome, EventKind::AccountRecovered) };
+    assert_eq!(store.record(&change).await.unwrap(), Recorded::Stored(GrantState::Active));
+    let holding = store.holding(ann.grant).await.unwrap().unwrap();
+    assert_eq!((holding.grant.access_generation, holding.grant.refresh_generation), (1, Some(0)));
+    assert_eq!((&holding.grant.scopes, holding.metadata["shop"].as_str()), (&scopes("read"), "acme"));
+    assert_eq!(holding.grant.freshness.lifetime, Lifetime::Endless);
+    assert_eq!(ann.claim(store, 1).await.refresh_token, sealed(11));
+}
+
+async fn a_late_answer_never_overwrites_a_newer_one(store: &Fixture) {
+    let ann = Ann::linked(store).await;
+    ann.claim(store, 0).await;
+    assert_eq!(ann.claim(store, 1).await.grant.fence, 2);
+    assert_eq!(ann.refreshed(store, 2).await, Recorded::Stored(GrantState::Active));
+    let newest = store.holding(ann.grant).await.unwrap();
+    assert_eq!(ann.refreshed(store, 1).await, Recorded::Superseded);
+    // The same answer again, because nobody heard that it was stored.
+    assert_eq!(ann.refreshed(store, 2).await, Recorded::Superseded);
+    assert_eq!(store.holding(ann.grant).await.unwrap(), newest);
+}
+
+async fn an_older_answer_leaves_the_newer_claim_its_lease(store: &Fixture) {
+    let ann = Ann::linked(store).await;
+    ann.claim(store, 0).await;
+    ann.claim(store, 1).await;
+    assert_eq!(ann.refreshed(store, 1).await, Recorded::Stored(GrantState::Active));
+    let holding = store.holding(ann.grant).await.unwrap().unwrap();
+    assert_eq!((holding.lease_until, holding.grant.attempted_at), (Some(at(40)), Some(at(20))));
+    assert_eq!((holding.grant.access_generation, holding.grant.fence), (1, 2));
+    assert_eq!(ann.refreshed(store, 2).await, Recorded::Stored(GrantState::Active));
+    assert_eq!(store.holding(ann.grant).await.unwrap().unwrap().lease_until, None);
+}
+
+async fn two_refusals_end_account_and_grant_with_one_event(store: &Fixture) {
+    let ann = Ann::linked(store).await;
+    ann.claim(store, 0).await;
+    assert_eq!(ann.verdict(store, 1, GrantState::Suspect, 0).await, Recorded::Stored(GrantState::Suspect));
+    let grant = store.holding(ann.grant).await.unwrap().unwrap().grant;
+    assert_eq!((grant.state, grant.attempts, grant.freshness.due_at), (GrantState::Suspect, 1, Some(at(500))));
+    assert_eq!(ann.account_state(store).await, (AccountState::Active, None));
+
+    ann.claim(store, 1).await;
+    assert_eq!(ann.verdict(store, 2, GrantState::Dead, 0).await, Recorded::Stored(GrantState::Dead));
+    assert_eq!(store.events(EventKind::AccountReauthorizationRequired).await, 1);
+    let ended = (AccountState::ReauthorizationRequired, Some("invalid_grant".to_owned()));
+    assert_eq!(ann.account_state(store).await, ended);
+    let grant = store.holding(ann.grant).await.unwrap().unwrap().grant;
+    assert_eq!((grant.state, grant.freshness.due_at), (GrantState::Dead, None));
+    assert!(store.claim(ann.grant, 0, ReplicaId::new(NOW), at(900), at(920)).await.unwrap().is_none());
+    // Said again, it is not told again.
+    assert_eq!(ann.verdict(store, 2, GrantState::Dead, 0).await, Recorded::Stored(GrantState::Dead));
+    assert_eq!(store.events(EventKind::AccountReauthorizationRequired).await, 1);
+}
+
+async fn a_late_success_revives_a_dead_grant_and_its_account(store: &Fixture) {
+    let ann = Ann::linked(store).await;
+    ann.claim(store, 0).await;
+    ann.claim(store, 1).await;
+    assert_eq!(ann.verdict(store, 2, GrantState::Dead, 0).await, Recorded::Stored(GrantState::Dead));
+    assert_eq!(ann.refreshed(store, 1).await, Recorded::Stored(GrantState::Active));
+    assert_eq!(ann.account_state(store).await, (AccountState::Active, None));
+    assert_eq!(store.events(EventKind::AccountRecovered).await, 1);
+    assert_eq!(store.holding(ann.grant).await.unwrap().unwrap().access_token, sealed(101));
+
+    // Out of mere suspicion it comes back without a word.
+    ann.claim(store, 2).await;
+    assert_eq!(ann.verdict(store, 3, GrantState::Suspect, 1).await, Recorded::Stored(GrantState::Suspect));
+    ann.claim(store, 3).await;
+    assert_eq!(ann.refreshed(store, 4).await, Recorded::Stored(GrantState::Active));
+    assert_eq!(store.events(EventKind::AccountRecovered).await, 1);
+}
+
+async fn a_verdict_needs_to_be_the_newest_word(store: &Fixture) {
+    let ann = Ann::linked(store).await;
+    ann.claim(store, 0).await;
+    ann.claim(store, 1).await;
+    let before = store.holding(ann.grant).await.unwrap();
+    // Somebody claimed since.
+    assert_eq!(ann.verdict(store, 1, GrantState::Dead, 0).await, Recorded::Superseded);
+    assert_eq!(store.holding(ann.grant).await.unwrap(), before);
+    // An answer came since.
+    assert_eq!(ann.refreshed(store, 1).await, Recorded::Stored(GrantState::Active));
+    assert_eq!(ann.verdict(store, 2, GrantState::Dead, 0).await, Recorded::Superseded);
+    assert_eq!(ann.verdict(store, 2, GrantState::Suspect, 0).await, Recorded::Superseded);
+    assert_eq!(ann.account_state(store).await, (AccountState::Active, None));
+    assert_eq!(store.number("SELECT COUNT(*) FROM events").await, 1, "only that of the link");
+}
+
+async fn a_deferred_attempt_counts_and_releases(store: &Fixture) {
+    let ann = Ann::linked(store).await;
+    for number in 1..=3 {
+        ann.claim(store, number).await;
+        assert_eq!(ann.verdict(store, number, GrantState::Active, 0).await, Recorded::Stored(GrantState::Active));
+        let holding = store.holding(ann.grant).await.unwrap().unwrap();
+        assert_eq!((i64::from(holding.grant.attempts), holding.lease_until), (number, None));
+        assert_eq!(holding.grant.attempted_at, Some(at(20 * number)));
+    }
+}
+
+async fn an_answer_for_an_unlinked_account_is_stored_and_stays_ending(store: &Fixture) {
+    let ann = Ann::linked(store).await;
+    ann.claim(store, 0).await;
+    let unlinked = event(EventKind::AccountUnlinked, &user("ann"), ann.provider);
+    assert!(store.unlink(ann.account, &unlinked, at(1)).await.unwrap());
+    assert_eq!(ann.refreshed(store, 1).await, Recorded::Stored(GrantState::Ending));
+    assert_eq!(store.number("SELECT refresh_generation FROM grants").await, 1);
+    assert_eq!(store.number("SELECT COUNT(*) FROM grants WHERE is_current OR lease_until IS NOT NULL").await, 0);
+    assert_eq!(ann.account_state(store).await.0, AccountState::Unlinked);
+    assert!(store.holding(ann.grant).await.unwrap().is_none());
+
+    // A refusal changes nothing of it either.
+    let bob = Ann { account: ann.account, ..Ann::linked_to(store, ann.provider).await };
+    assert_eq!(bob.verdict(store, 1, GrantState::Dead, 0).await, Recorded::Superseded);
+    assert_eq!(store.events(EventKind::AccountReauthorizationRequired).await, 0);
+}
+
+impl Ann {
+    /// Another account at the same provider.
+    async fn linked_to(store: &Fixture, provider: ProviderId) -> Self {
+        let (account, grant) = store.linked(&user("ann"), provider, "other").await;
+        Self { provider, account, grant }
+    }
+}
+
+async fn a_quarantined_grant_stays_so(store: &Fixture) {
+    let ann = Ann::linked(store).await;
+    ann.claim(store, 0).await;
+    let told = event(EventKind::AccountQuarantined, &user("ann"), ann.provider);
+    assert!(store.quarantine(ann.grant, ann.account, &told).await.unwrap());
+    assert_eq!(ann.verdict(store, 1, GrantState::Dead, 0).await, Recorded::Stored(GrantState::Quarantined));
+    assert_eq!(ann.account_state(store).await.0, AccountState::Quarantined);
+    assert_eq!(store.events(EventKind::AccountReauthorizationRequired).await, 0);
+    assert_eq!(ann.refreshed(store, 1).await, Recorded::Stored(GrantState::Quarantined));
+    assert_eq!(ann.account_state(store).await.0, AccountState::Quarantined);
+}
+
+async fn a_change_of_another_account_or_an_unknown_fence_is_dropped(store: &Fixture) {
+    let ann = Ann::linked(store).await;
+    let other = Ann::linked_to(store, ann.provider).await;
+    ann.claim(store, 0).await;
+    let crossed = Ann { account: other.account, ..ann };
+    assert_eq!(crossed.refreshed(store, 1).await, Recorded::Superseded);
+    assert_eq!(crossed.verdict(store, 1, GrantState::Dead, 0).await, Recorded::Superseded);
+    assert_eq!(other.account_state(store).await.0, AccountState::Active);
+    // Nobody has claimed under this fence yet.
+    assert_eq!(other.refreshed(store, 1).await, Recorded::Superseded);
+}
+
+async fn fifty_late_answers_at_once_leave_the_newest(store: &Fixture) {
+    let ann = Ann::linked(store).await;
+    for number in 0..50 {
+        ann.claim(store, number).await;
+    }
+    let mut answers = tokio::task::JoinSet::new();
+    for fence in 1..=50 {
+        let change = ann.change(fence, refreshed(fence), EventKind::AccountRecovered);
+        let store = (*store).clone();
+        answers.spawn(async move { store.record(&change).await.unwrap() });
+    }
+    answers.join_all().await;
+    let holding = store.holding(ann.grant).await.unwrap().unwrap();
+    assert_eq!((holding.grant.committed_fence, holding.grant.access_generation), (50, 50));
+    assert_eq!(holding.access_token, sealed(150));
+}
