@@ -49,7 +49,7 @@ const LOCK: i64 = 0x746f_6b65_6e77; // "tokenw"
 
 /// Of the bookkeeping itself, which comes before every version.
 const BOOKKEEPING: &str =
-    r#"CREATE TABLE IF NOT EXISTS schema_migrations (version BIGINT PRIMARY KEY, name TEXT NOT NULL)"#;
+    "CREATE TABLE IF NOT EXISTS schema_migrations (version BIGINT PRIMARY KEY, name TEXT NOT NULL)";
 
 statements! {
     TABLE_EXISTS {

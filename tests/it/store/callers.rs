@@ -27,7 +27,7 @@ async fn a_client_and_its_key_read_back(store: &Fixture) {
     store.create_api_client(&client, &[7; 32]).await.unwrap();
     assert!(store.api_client_exists(client.id).await.unwrap());
     assert!(!store.api_client_exists(ApiClientId::new(NOW)).await.unwrap());
-    assert_eq!(store.list_api_clients(None, 10).await.unwrap(), [client.clone()]);
+    assert_eq!(store.list_api_clients(None, 10).await.unwrap(), std::slice::from_ref(&client));
     let stored = StoredApiKey { client: client.id, secret_hash: vec![7; 32], expires_at: Some(at(90)) };
     assert_eq!(store.api_key(client.keys[0].id).await.unwrap(), Some(stored));
     assert_eq!(store.api_key(ApiKeyId::new(NOW)).await.unwrap(), None);
@@ -42,7 +42,7 @@ async fn a_deleted_client_leaves_no_key_and_no_redirect_url(store: &Fixture) {
     assert!(store.delete_api_client(gone.id, at(1)).await.unwrap());
     assert_eq!(store.api_key(gone.keys[0].id).await.unwrap(), None);
     assert!(!store.api_client_exists(gone.id).await.unwrap());
-    assert_eq!(store.list_api_clients(None, 10).await.unwrap(), [stays.clone()]);
+    assert_eq!(store.list_api_clients(None, 10).await.unwrap(), std::slice::from_ref(&stays));
     let urls = store.list_redirect_urls(None, 10).await.unwrap();
     assert_eq!(urls.iter().map(|url| url.client).collect::<Vec<_>>(), [Some(stays.id)]);
     assert_eq!(store.number("SELECT COUNT(*) FROM api_keys").await, 1);

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Connection as _};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use tempfile::TempDir;
 use token_wallet::clock::Timestamp;
 use token_wallet::domain::event::{Event, EventKind};
@@ -117,13 +117,13 @@ impl Fixture {
 
     /// One number that the store does not tell.
     pub async fn number(&self, query: &str) -> i64 {
-        let query = sqlx::AssertSqlSafe(query.to_owned());
+        let query = sqlx::raw_sql(AssertSqlSafe(query.to_owned()));
         if self.url.starts_with("sqlite:") {
             let mut connection = sqlx::SqliteConnection::connect(&self.url).await.unwrap();
-            sqlx::query_scalar(query).fetch_one(&mut connection).await.unwrap()
+            query.fetch_one(&mut connection).await.unwrap().get(0)
         } else {
             let mut connection = sqlx::PgConnection::connect(&self.url).await.unwrap();
-            sqlx::query_scalar(query).fetch_one(&mut connection).await.unwrap()
+            query.fetch_one(&mut connection).await.unwrap().get(0)
         }
     }
 

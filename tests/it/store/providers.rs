@@ -2,9 +2,10 @@
 
 use token_wallet::domain::event::EventKind;
 use token_wallet::domain::flow::FlowFailure;
+use token_wallet::domain::ids::ProviderSecretId;
 use token_wallet::store::{DeleteProvider, FlowStep, ProviderSecretRow, StoreError};
 
-use super::{Fixture, NOW, at, event, new_flow, new_provider, on_both_engines, sealed, slug, unique_hash, user};
+use super::{Fixture, NOW, at, event, new_flow, new_provider, on_both_engines, slug, unique_hash, user};
 
 on_both_engines! {
     a_provider_reads_back_as_it_was_stored
@@ -77,20 +78,13 @@ async fn a_deleted_provider_starts_no_flow_and_keeps_no_secret(store: &Fixture) 
 async fn secrets_come_newest_first(store: &Fixture) {
     let provider = store.configured("acme").await;
     store.configured("zeta").await;
-    let blob = if store.url.starts_with("sqlite:") { "X'" } else { "'\\x" };
-    let hex: String = sealed::<token_wallet::domain::secret::ClientSecret>(7)
-        .as_bytes()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    let id = token_wallet::domain::ids::ProviderSecretId::new(at(5));
-    store
-        .tamper(format!(
-            "INSERT INTO provider_secrets (id, provider_id, secret, created_at)
-             VALUES ('{id}', '{provider}', {blob}{hex}', {})",
-            at(5).millis()
-        ))
-        .await;
+    let id = ProviderSecretId::new(at(5));
+    let added = format!(
+        "INSERT INTO provider_secrets (id, provider_id, secret, created_at)
+         SELECT '{id}', provider_id, secret, {} FROM provider_secrets WHERE provider_id = '{provider}'",
+        at(5).millis()
+    );
+    store.tamper(added).await;
     let rows = store.list_providers(None, 10).await.unwrap();
     let shape: Vec<(&str, usize)> = rows.iter().map(|row| (row.slug.as_str(), row.secrets.len())).collect();
     assert_eq!(shape, [("acme", 2), ("zeta", 1)]);
