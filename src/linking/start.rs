@@ -62,7 +62,10 @@ impl Linking {
             tracing::error!(flow = %flow.id, %error, "could not seal a PKCE verifier");
             Failure::Internal
         })?;
-        self.0.store.start_flow(&flow, &random::hash(state.expose()), Some(&sealed).filter(|_| provider.uses_pkce())).await?;
+        self.0
+            .store
+            .start_flow(&flow, &random::hash(state.expose()), Some(&sealed).filter(|_| provider.uses_pkce()))
+            .await?;
         let authorization_url = provider.authorization_url(&Authorization {
             state: &state,
             verifier: &verifier,

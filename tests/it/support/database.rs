@@ -13,7 +13,9 @@ pub enum Database {
 impl Database {
     pub async fn open(url: &StoreUrl) -> Self {
         match url.sqlite_path() {
-            Some(path) => Self::Sqlite(SqlitePool::connect_with(SqliteConnectOptions::new().filename(path)).await.unwrap()),
+            Some(path) => {
+                Self::Sqlite(SqlitePool::connect_with(SqliteConnectOptions::new().filename(path)).await.unwrap())
+            }
             None => Self::Postgres(PgPool::connect(url.expose()).await.unwrap()),
         }
     }

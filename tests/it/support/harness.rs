@@ -17,11 +17,11 @@ use token_wallet::proto::v1::provider_service_client::ProviderServiceClient;
 use token_wallet::proto::v1::redirect_url_service_client::RedirectUrlServiceClient;
 use token_wallet::proto::v1::wallet_service_client::WalletServiceClient;
 use token_wallet::sandbox::{self, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Endpoint, Options, Request, Sandbox};
+use tonic::Status;
 use tonic::codegen::InterceptedService;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::transport::Channel;
-use tonic::Status;
 use tonic_types::StatusExt as _;
 
 use super::browser;
@@ -257,7 +257,9 @@ impl Harness {
     /// The refreshes that the sandbox has seen.
     pub fn refreshes(&self) -> Vec<Request> {
         let mut requests = self.sandbox.requests();
-        requests.retain(|request| request.endpoint == Endpoint::Token && request.grant_type.as_deref() == Some("refresh_token"));
+        requests.retain(|request| {
+            request.endpoint == Endpoint::Token && request.grant_type.as_deref() == Some("refresh_token")
+        });
         requests
     }
 
