@@ -3,4 +3,5 @@
 #![allow(unreachable_pub, reason = "nothing of a test binary is reachable from outside")]
 
 mod layering;
+mod outbound;
 mod support;
