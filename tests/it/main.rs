@@ -4,4 +4,5 @@
 
 mod layering;
 mod outbound;
+mod sandbox;
 mod support;

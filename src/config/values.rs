@@ -1,0 +1,130 @@
+//! Types of single values.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::de::{Deserializer, Error, Unexpected, Visitor};
+use url::Url;
+use zeroize::Zeroizing;
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text for people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Which database. Its text may hold a password, so nothing prints it.
+#[derive(Clone)]
+pub struct StoreUrl(Zeroizing<String>);
+
+/// Why a text is no store URL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum StoreUrlError {
+    #[error("must be sqlite:PATH or postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
+    Shape,
+    #[error("must name a file: what an in-memory database holds is lost with the process")]
+    InMemory,
+}
+
+/// The kinds of root key sources.
+#[derive(Clone, Copy, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RootKeyKind {
+    Env,
+    File,
+}
+
+/// A network, or a single address.
+pub(super) struct Network(pub(super) IpNet);
+
+/// A humane duration, or a bare 0.
+#[derive(Clone, Copy)]
+pub(super) struct Span(pub(super) Duration);
+
+impl StoreUrl {
+    /// A `SQLite` file.
+    pub fn sqlite(path: &Path) -> Self {
+        Self(format!("sqlite:{}", path.display()).into())
+    }
+
+    pub(super) fn parse(text: Zeroizing<String>) -> Result<Self, StoreUrlError> {
+        if let Some(path) = text.strip_prefix("sqlite:") {
+            return match path.trim_start_matches('/') {
+                "" => Err(StoreUrlError::Shape),
+                ":memory:" => Err(StoreUrlError::InMemory),
+                _ if path.contains("mode=memory") => Err(StoreUrlError::InMemory),
+                _ => Ok(Self(text)),
+            };
+        }
+        let url = Url::parse(&text).map_err(|_| StoreUrlError::Shape)?;
+        // A host may be missing: a socket is named by the `host` parameter.
+        if matches!(url.scheme(), "postgres" | "postgresql") { Ok(Self(text)) } else { Err(StoreUrlError::Shape) }
+    }
+
+    /// The URL itself, for the store that opens it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// The file of a `SQLite` store.
+    pub fn sqlite_path(&self) -> Option<&Path> {
+        self.0.strip_prefix("sqlite:").map(Path::new)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Network {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let network = text.parse().or_else(|_| text.parse().map(|address: IpAddr| address.into()));
+        network.map(Self).map_err(|_| {
+            D::Error::invalid_value(Unexpected::Other("text"), &"networks such as 10.1.0.0/16, or addresses")
+        })
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Humane;
+
+        impl Visitor<'_> for Humane {
+            type Value = Span;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a duration such as \"90s\" or \"14days\"")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Span, E> {
+                let wrong = |_| E::invalid_value(Unexpected::Other("text"), &self);
+                humantime::parse_duration(text).map(Span).map_err(wrong)
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Span, E> {
+                let wrong = Unexpected::Unsigned(number);
+                if number == 0 { Ok(Span(Duration::ZERO)) } else { Err(E::invalid_value(wrong, &self)) }
+            }
+
+            fn visit_i64<E: Error>(self, number: i64) -> Result<Span, E> {
+                let wrong = Unexpected::Signed(number);
+                u64::try_from(number)
+                    .map_err(|_| E::invalid_value(wrong, &self))
+                    .and_then(|number| self.visit_u64(number))
+            }
+        }
+
+        deserializer.deserialize_any(Humane)
+    }
+}
+
+/// `https://host/` and `https://host/path/` as bases that paths are appended to.
+pub(super) fn without_trailing_slash(mut url: Url) -> Url {
+    let path = url.path().trim_end_matches('/').to_owned();
+    url.set_path(&path);
+    url
+}
