@@ -5,6 +5,8 @@ use reqwest::{Client, Response, Url};
 
 #[expect(clippy::disallowed_methods, reason = "a browser, not the wallet's client")]
 pub fn new() -> Client {
+    // Installed already by another test, or now.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build().unwrap()
 }
 
