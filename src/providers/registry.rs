@@ -227,12 +227,7 @@ impl Registry {
 type SealedSecret = (ProviderSecretId, Sealed<ClientSecret>);
 
 /// The catalog's entry and the operator's row as one. Pure.
-fn merge(
-    entry: Option<&'static Entry>,
-    row: ProviderRow,
-    site: &Site,
-    wire: &Wire,
-) -> Result<Provider, MergeError> {
+fn merge(entry: Option<&'static Entry>, row: ProviderRow, site: &Site, wire: &Wire) -> Result<Provider, MergeError> {
     let entry = entry.ok_or(MergeError::Entry)?;
     let endpoints = match row.endpoints {
         Some(own) => {
@@ -261,7 +256,8 @@ fn merge(
 /// What does not need the catalog.
 fn check(new: &NewProvider) -> Result<(), Failure> {
     // RFC 6749 appendix A.1 and A.2: VSCHAR.
-    let printable = |text: &str, most| (1..=most).contains(&text.len()) && text.bytes().all(|b| matches!(b, 0x20..=0x7e));
+    let printable =
+        |text: &str, most| (1..=most).contains(&text.len()) && text.bytes().all(|b| matches!(b, 0x20..=0x7e));
     if !printable(&new.client_id, 512) {
         return Err(Failure::field("client_id", "must be 1 to 512 printable ASCII characters"));
     }
@@ -342,7 +338,10 @@ mod tests {
         assert_eq!(field(NewProvider { client_id: String::new(), ..new() }), Some("client_id"));
         assert_eq!(field(NewProvider { client_id: "ü".into(), ..new() }), Some("client_id"));
         assert_eq!(field(NewProvider { client_secret: Some(ClientSecret::new("")), ..new() }), Some("client_secret"));
-        assert_eq!(field(NewProvider { client_secret: Some(ClientSecret::new("a\n")), ..new() }), Some("client_secret"));
+        assert_eq!(
+            field(NewProvider { client_secret: Some(ClientSecret::new("a\n")), ..new() }),
+            Some("client_secret")
+        );
         assert_eq!(field(NewProvider { display_name: Some("\u{7}".into()), ..new() }), Some("display_name"));
         let many = (0..101).map(|n| n.to_string()).collect();
         assert_eq!(field(NewProvider { additional_scopes: many, ..new() }), Some("additional_scopes"));

@@ -4,5 +4,6 @@
 
 mod layering;
 mod outbound;
+mod providers;
 mod sandbox;
 mod support;
