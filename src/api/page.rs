@@ -34,7 +34,9 @@ impl Page {
         let list = first_half(hash);
         let mut page = Self { size, list, after: None };
         if !token.is_empty() {
-            let after = page.open(token).ok_or_else(|| Failure::field("page_token", "must be a next_page_token of this list"))?;
+            let after = page
+                .open(token)
+                .ok_or_else(|| Failure::field("page_token", "must be a next_page_token of this list"))?;
             page.after = Some(after);
         }
         Ok(page)
@@ -44,6 +46,11 @@ impl Page {
     pub(super) fn after<T: std::str::FromStr>(&self) -> Result<Option<T>, Failure> {
         let parsed = self.after.as_deref().map(str::parse).transpose();
         parsed.map_err(|_| Failure::field("page_token", "must be a next_page_token of this list"))
+    }
+
+    /// The most rows of the page.
+    pub(super) const fn size(&self) -> u32 {
+        self.size
     }
 
     /// One more than fits the page, to see whether another follows.
@@ -58,10 +65,11 @@ impl Page {
             return String::new();
         }
         rows.truncate(size);
-        rows.last().map(|last| self.seal(&key(last))).unwrap_or_default()
+        rows.last().map(|last| self.token(&key(last))).unwrap_or_default()
     }
 
-    fn seal(&self, after: &str) -> String {
+    /// The token of the page that begins behind `after`.
+    pub(super) fn token(&self, after: &str) -> String {
         BASE64URL_NOPAD.encode(&[self.check(after).as_slice(), after.as_bytes()].concat())
     }
 
@@ -90,7 +98,8 @@ mod tests {
 
     #[test]
     fn a_token_continues_its_own_list_only() {
-        let (client, other) = (ApiClientId::new(Timestamp::from_millis(1)), ApiClientId::new(Timestamp::from_millis(2)));
+        let (client, other) =
+            (ApiClientId::new(Timestamp::from_millis(1)), ApiClientId::new(Timestamp::from_millis(2)));
         let page = Page::read(client, &["accounts", "alice"], 2, "").ok().unwrap();
         let mut rows = vec!["a", "b", "c"];
         let token = page.cut(&mut rows, |row| (*row).to_owned());
@@ -106,7 +115,8 @@ mod tests {
 
     #[test]
     fn sizes_are_clamped() {
-        let limit = |size| Page::read(ApiClientId::new(Timestamp::from_millis(1)), &[], size, "").map(|page| page.limit());
+        let limit =
+            |size| Page::read(ApiClientId::new(Timestamp::from_millis(1)), &[], size, "").map(|page| page.limit());
         assert_eq!((limit(0), limit(7), limit(i32::MAX)), (Ok(51), Ok(8), Ok(201)));
         assert!(limit(-1).is_err());
     }

@@ -9,6 +9,7 @@ use super::catalog::{Catalog, Entry};
 use super::endpoints::{CustomEndpoints, Endpoints};
 use super::gate::Gate;
 use super::provider::{Provider, Wire, secret_owner};
+use crate::access::permit::{ManageProviders, Permit, ReadProviders};
 use crate::clock::Clock;
 use crate::domain::error::Failure;
 use crate::domain::ids::{ProviderId, ProviderSecretId};
@@ -120,9 +121,19 @@ impl Registry {
         self.found(self.store.provider(id).await?)
     }
 
+    /// The provider of this name, to be shown; errors as [`Self::by_slug`].
+    pub async fn provider(&self, _permit: &Permit<ReadProviders>, slug: &Slug) -> Result<Provider, Failure> {
+        self.by_slug(slug).await
+    }
+
     /// Up to `limit` providers by slug, those behind `after`. One that does not fit this program is left out and
     /// logged: it must not hide the others.
-    pub async fn list(&self, after: Option<&str>, limit: u32) -> Result<ProviderPage, Failure> {
+    pub async fn list(
+        &self,
+        _permit: &Permit<ReadProviders>,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<ProviderPage, Failure> {
         let mut rows = self.store.list_providers(after, limit.saturating_add(1)).await?;
         let is_last = rows.len() <= usize::try_from(limit).unwrap_or(usize::MAX);
         rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
@@ -137,7 +148,7 @@ impl Registry {
     ///
     /// [`Failure::InvalidField`], [`Failure::ProviderExists`], [`Failure::SharedCredentialsInProduction`], and the
     /// store's.
-    pub async fn create(&self, new: NewProvider) -> Result<Provider, Failure> {
+    pub async fn create(&self, _permit: &Permit<ManageProviders>, new: NewProvider) -> Result<Provider, Failure> {
         let entry = self.entry_for(&new)?;
         check(&new)?;
         let endpoints = self.own_endpoints(&new, entry)?;
@@ -163,7 +174,7 @@ impl Registry {
     /// # Errors
     ///
     /// [`Failure::ProviderInUse`], [`Failure::ProviderNotFound`], and the store's.
-    pub async fn delete(&self, slug: &Slug) -> Result<(), Failure> {
+    pub async fn delete(&self, _permit: &Permit<ManageProviders>, slug: &Slug) -> Result<(), Failure> {
         match self.store.delete_provider(slug, self.wire.clock.now()).await? {
             DeleteProvider::Deleted => Ok(()),
             DeleteProvider::InUse => Err(Failure::ProviderInUse),

@@ -1,4 +1,7 @@
 //! What the tests stand on.
 
+pub mod browser;
+pub mod database;
+pub mod harness;
 pub mod peer;
 pub mod postgres;
