@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde_json::json;
 use tempfile::TempDir;
+use token_wallet::access::permit::{ManageProviders, ReadProviders};
+use token_wallet::access::{Access, Caller};
 use token_wallet::clock::{Clock, Timestamp};
 use token_wallet::domain::error::Failure;
 use token_wallet::domain::ids::InstanceId;
@@ -13,7 +15,7 @@ use token_wallet::domain::provider::{Slug, TokenAnswer, Verdict};
 use token_wallet::domain::scopes::Scopes;
 use token_wallet::domain::secret::{AccessToken, AuthorizationCode, ClientSecret, PkceVerifier, RefreshToken};
 use token_wallet::outbound::{Outbound, OutboundConfig};
-use token_wallet::providers::{Authorization, CustomEndpoints, NewProvider, Parts, Provider, Registry};
+use token_wallet::providers::{Authorization, CustomEndpoints, NewProvider, Parts, Provider, ProviderPage, Registry};
 use token_wallet::sandbox::{self, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Options, Sandbox};
 use token_wallet::store::Store;
 use token_wallet::vault::{RootKey, Vault, random};
@@ -26,6 +28,7 @@ const LATER: Verdict = Verdict::Later { after: None };
 /// A registry over a store of its own.
 struct Scene {
     registry: Registry,
+    caller: Caller,
     _directory: TempDir,
 }
 
@@ -35,7 +38,11 @@ impl Scene {
         let store = Store::open(&format!("sqlite:{}", directory.path().join("store.db").display()), 2).await.unwrap();
         store.migrate().await.unwrap();
         let now = Timestamp::from_millis(1_800_000_000_000);
-        let (vault, _) = Vault::create(&RootKey::generate(), InstanceId::new(now), now).unwrap();
+        let (instance, clock) = (InstanceId::new(now), Clock::moved(now).0);
+        let (vault, _) = Vault::create(&RootKey::generate(), instance, now).unwrap();
+        let access = Access::new(store.clone(), clock.clone(), instance);
+        let key = access.bootstrap_client("tests").await.unwrap().key;
+        let caller = access.authenticate(Some(&format!("Bearer {}", key.expose()))).await.unwrap();
         let development = kind == InstanceKind::Development;
         // Long enough for any answer of a test, short enough to wait for where none comes.
         let total_timeout = Duration::from_millis(400);
@@ -47,13 +54,25 @@ impl Scene {
             kind,
             public_url: Url::parse("http://127.0.0.1:8080").unwrap(),
             sandbox_url,
-            clock: Clock::moved(now).0,
+            clock,
         });
-        Self { registry, _directory: directory }
+        Self { registry, caller, _directory: directory }
     }
 
     async fn development() -> Self {
         Self::new(InstanceKind::Development, None).await
+    }
+
+    async fn create(&self, new: NewProvider) -> Result<Provider, Failure> {
+        self.registry.create(&self.caller.may(ManageProviders)?, new).await
+    }
+
+    async fn list(&self, after: Option<&Slug>) -> Result<ProviderPage, Failure> {
+        self.registry.list(&self.caller.may(ReadProviders)?, after.map(Slug::as_str), 1).await
+    }
+
+    async fn delete(&self, slug: &Slug) -> Result<(), Failure> {
+        self.registry.delete(&self.caller.may(ManageProviders)?, slug).await
     }
 
     /// A provider whose endpoints are a peer's.
@@ -64,7 +83,7 @@ impl Scene {
             userinfo_url: peer.url("/me"),
             ..CustomEndpoints::default()
         };
-        self.registry.create(NewProvider { endpoints: Some(endpoints), ..new("peer", "oauth2") }).await.ok().unwrap()
+        self.create(NewProvider { endpoints: Some(endpoints), ..new("peer", "oauth2") }).await.ok().unwrap()
     }
 }
 
@@ -90,8 +109,7 @@ async fn at_sandbox(secret: &str) -> (Sandbox, Scene, Provider) {
     let base = Url::parse(&sandbox.base_url()).unwrap();
     let scene = Scene::new(InstanceKind::Development, Some(base)).await;
     let secret = Some(ClientSecret::new(secret));
-    let provider =
-        scene.registry.create(NewProvider { client_secret: secret, ..new("sandbox", "sandbox") }).await.ok().unwrap();
+    let provider = scene.create(NewProvider { client_secret: secret, ..new("sandbox", "sandbox") }).await.ok().unwrap();
     (sandbox, scene, provider)
 }
 
@@ -247,7 +265,7 @@ async fn a_profile_that_cannot_be_read_blames_nobody_but_the_configuration() {
         let provider = scene.at(&peer).await;
         assert_eq!(provider.userinfo(&AccessToken::new("at-1")).await, Err(verdict));
         assert!(peer.requests()[0].contains("authorization: Bearer at-1"));
-        assert!(scene.registry.delete(&provider.slug).await.is_ok());
+        assert!(scene.delete(&provider.slug).await.is_ok());
     }
 }
 
@@ -266,11 +284,11 @@ async fn p19_a_provider_at_a_private_address_is_not_configured_in_production() {
     };
     for bad in ["http://127.0.0.1", "https://127.0.0.1", "https://169.254.169.254", "https://[::1]", "https://10.0.0.1"]
     {
-        let refused = scene.registry.create(at(format!("{bad}:{port}/token"))).await;
+        let refused = scene.create(at(format!("{bad}:{port}/token"))).await;
         assert!(matches!(refused, Err(Failure::InvalidField { field: "endpoints.token_url", .. })), "{bad}");
     }
     // What a name resolves to is seen at the call, and nothing is connected to.
-    let provider = scene.registry.create(at(format!("https://localhost:{port}/token"))).await.ok().unwrap();
+    let provider = scene.create(at(format!("https://localhost:{port}/token"))).await.ok().unwrap();
     assert_eq!(provider.refresh(&RefreshToken::new("rt")).await.err(), Some(LATER));
     assert_eq!(peer.connections(), 0);
 }
@@ -285,29 +303,29 @@ async fn providers_are_created_found_listed_and_deleted() {
     let registry = &scene.registry;
     assert!(registry.by_id(peer.id).await.is_ok_and(|found| found.slug == peer.slug));
     assert!(registry.by_slug(&peer.slug).await.is_ok_and(|found| found.endpoints == peer.endpoints));
-    let taken = registry.create(new("sandbox", "sandbox")).await;
+    let taken = scene.create(new("sandbox", "sandbox")).await;
     assert_eq!(taken.err(), Some(Failure::ProviderExists));
 
-    let first = registry.list(None, 1).await.ok().unwrap();
+    let first = scene.list(None).await.ok().unwrap();
     assert_eq!(first.providers.iter().map(|provider| provider.slug.as_str()).collect::<Vec<_>>(), ["peer"]);
-    let second = registry.list(first.next.as_ref().map(Slug::as_str), 1).await.ok().unwrap();
+    let second = scene.list(first.next.as_ref()).await.ok().unwrap();
     assert_eq!(second.providers.iter().map(|provider| provider.slug.as_str()).collect::<Vec<_>>(), ["sandbox"]);
     assert!(second.next.is_none());
 
-    assert_eq!(registry.delete(&peer.slug).await, Ok(()));
-    assert_eq!(registry.delete(&peer.slug).await, Ok(()), "deleting a deleted one succeeds");
+    assert_eq!(scene.delete(&peer.slug).await, Ok(()));
+    assert_eq!(scene.delete(&peer.slug).await, Ok(()), "deleting a deleted one succeeds");
     assert_eq!(registry.by_slug(&peer.slug).await.err(), Some(Failure::ProviderNotFound));
     assert_eq!(registry.by_id(peer.id).await.err(), Some(Failure::ProviderNotFound));
-    assert_eq!(registry.delete(&slug("never")).await, Err(Failure::ProviderNotFound));
+    assert_eq!(scene.delete(&slug("never")).await, Err(Failure::ProviderNotFound));
 }
 
 #[tokio::test]
 async fn what_does_not_fit_the_catalog_or_the_instance_is_not_configured() {
-    let production = Scene::new(InstanceKind::Production, None).await.registry;
+    let production = Scene::new(InstanceKind::Production, None).await;
     let refused = production.create(new("sandbox", "sandbox")).await;
     assert_eq!(refused.err(), Some(Failure::SharedCredentialsInProduction));
 
-    let registry = Scene::development().await.registry;
+    let scene = Scene::development().await;
     let endpoints = Some(CustomEndpoints::default());
     for (new, field) in [
         (new("x", "nothing"), "catalog_entry"),
@@ -316,7 +334,7 @@ async fn what_does_not_fit_the_catalog_or_the_instance_is_not_configured() {
         (new("x", "oauth2"), "endpoints"),
         (NewProvider { endpoints, ..new("x", "oauth2") }, "endpoints.authorization_url"),
     ] {
-        let refused = registry.create(new).await.err();
+        let refused = scene.create(new).await.err();
         assert!(matches!(refused, Some(Failure::InvalidField { field: told, .. }) if told == field), "{refused:?}");
     }
 }
