@@ -217,7 +217,7 @@ fn unanswered(error: &reqwest::Error) -> OutboundError {
     if !error.is_connect() {
         return OutboundError::Sent(broken(error));
     }
-    OutboundError::NotSent(if has_cause(error, |cause| cause.is::<AddressRefused>()) {
+    OutboundError::NotSent(if has_cause(error, <dyn std::error::Error>::is::<AddressRefused>) {
         NotSent::Address
     } else if error.is_dns() {
         NotSent::Name

@@ -121,7 +121,7 @@ mod tests {
         }));
         assert_eq!((answer.access_token.expose(), answer.token_type.as_str()), ("at-1", "Bearer"));
         assert!(answer.refresh_token.is_some_and(|token| token.expose() == "rt 1"));
-        assert_eq!(answer.lifetime, Lifetime::Stated(Duration::from_secs(60)));
+        assert_eq!(answer.lifetime, Lifetime::Stated(Duration::from_mins(1)));
         assert_eq!(answer.scopes.unwrap().join(","), "openid,files");
         assert!(answer.metadata.is_empty());
     }

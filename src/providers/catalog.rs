@@ -168,8 +168,8 @@ pub(crate) mod tests {
             ("token_auth", "\"client_secret_basic\""),
         ];
         let defaults = defaults.iter().filter(|(key, _)| !lines.contains(key));
-        let defaults = defaults.map(|(key, value)| format!("{key} = {value}\n")).collect::<String>();
-        let text = format!("[provider.example]\n{base}\n{defaults}{lines}");
+        let defaults = defaults.map(|(key, value)| format!("{key} = {value}")).collect::<Vec<_>>().join("\n");
+        let text = format!("[provider.example]\n{base}\n{defaults}\n{lines}");
         let catalog = Box::leak(Box::new(Catalog::parse(&text).unwrap()));
         catalog.entry("example").unwrap()
     }

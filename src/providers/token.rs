@@ -113,7 +113,7 @@ type Keep = fn(HttpRequest) -> Result<HttpResponse, Kept>;
 /// The request that was built.
 #[derive(thiserror::Error)]
 #[error("kept")]
-struct Kept(HttpRequest);
+struct Kept(Box<HttpRequest>);
 
 impl std::fmt::Debug for Kept {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -127,9 +127,9 @@ impl std::fmt::Debug for Kept {
 fn built(
     request: impl FnOnce(&Keep) -> Result<(), RequestTokenError<Kept, BasicErrorResponse>>,
 ) -> Result<HttpRequest, Verdict> {
-    let keep: Keep = |request| Err(Kept(request));
+    let keep: Keep = |request| Err(Kept(Box::new(request)));
     match request(&keep) {
-        Err(RequestTokenError::Request(Kept(request))) => Ok(request),
+        Err(RequestTokenError::Request(Kept(request))) => Ok(*request),
         Ok(()) | Err(_) => Err(malformed()),
     }
 }

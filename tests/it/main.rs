@@ -6,6 +6,7 @@ mod callers;
 mod flows;
 mod layering;
 mod outbound;
+mod providers;
 mod sandbox;
 mod sealing;
 mod store;

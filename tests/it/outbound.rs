@@ -7,8 +7,8 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::support::peer::{Peer, Reply, answer};
 
-fn client(config: OutboundConfig) -> Outbound {
-    Outbound::new(&config).unwrap()
+fn client(config: &OutboundConfig) -> Outbound {
+    Outbound::new(config).unwrap()
 }
 
 fn development() -> OutboundConfig {
@@ -23,7 +23,7 @@ async fn post(client: &Outbound, url: &str) -> Result<Response, OutboundError> {
 /// What a single request came to, and how many the peer saw.
 async fn outcome(config: OutboundConfig, reply: Reply) -> (Result<Response, OutboundError>, usize) {
     let peer = Peer::new(vec![reply]).await;
-    let outcome = post(&client(config), &peer.url("/token")).await;
+    let outcome = post(&client(&config), &peer.url("/token")).await;
     (outcome, peer.requests().len())
 }
 
@@ -38,7 +38,7 @@ const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4000
 async fn an_answer_is_read_with_its_headers_whatever_its_status() {
     let headers = "content-type: text/html\r\nretry-after: 7\r\nwww-authenticate: Bearer\r\nset-cookie: a=b\r\n";
     let peer = Peer::new(vec![Reply::Text(answer(400, headers, "no"))]).await;
-    let client = client(development());
+    let client = client(&development());
     for _ in 0..2 {
         let response = post(&client, &peer.url("/token")).await.ok().unwrap();
         assert_eq!((response.status, response.body.as_slice()), (400, &b"no"[..]));
@@ -54,7 +54,7 @@ async fn an_answer_is_read_with_its_headers_whatever_its_status() {
 #[tokio::test]
 async fn a_refused_connection_was_surely_not_sent() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let outcome = post(&client(development()), &format!("http://{free}/token")).await;
+    let outcome = post(&client(&development()), &format!("http://{free}/token")).await;
     assert_eq!(outcome.err(), Some(OutboundError::NotSent(NotSent::Connect)));
 }
 
@@ -63,7 +63,7 @@ async fn a_handshake_that_hangs_or_fails_was_surely_not_sent() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}/token", listener.local_addr().unwrap());
     let quick = OutboundConfig { connect_timeout: Duration::from_millis(80), ..development() };
-    let outcome = post(&client(quick), &url).await;
+    let outcome = post(&client(&quick), &url).await;
     assert_eq!(outcome.err(), Some(OutboundError::NotSent(NotSent::Connect)));
 
     let (mut hung, _) = listener.accept().await.unwrap();
@@ -73,7 +73,7 @@ async fn a_handshake_that_hangs_or_fails_was_surely_not_sent() {
         stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
         stream
     });
-    let outcome = post(&client(development()), &url).await;
+    let outcome = post(&client(&development()), &url).await;
     assert_eq!(outcome.err(), Some(OutboundError::NotSent(NotSent::Tls)));
     drop(plain.await.unwrap());
 }
@@ -95,7 +95,7 @@ async fn a_connection_that_breaks_after_the_request_leaves_it_in_doubt_and_is_no
 #[tokio::test]
 async fn a_pooled_connection_that_closes_on_a_request_does_not_send_it_again() {
     let peer = Peer::new(vec![Reply::Text(answer(200, "", "{}")), Reply::Close]).await;
-    let client = client(development());
+    let client = client(&development());
     assert!(post(&client, &peer.url("/token")).await.is_ok());
     let outcome = post(&client, &peer.url("/token")).await;
     assert_eq!(outcome.err(), Some(OutboundError::Sent(Unanswered::Broken)));
@@ -121,7 +121,7 @@ async fn a_body_of_a_gigabyte_is_not_read() {
     let announced = "HTTP/1.1 200 OK\r\ncontent-length: 1073741824\r\n\r\n";
     for head in [announced, CHUNKED, "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n"] {
         let peer = Peer::new(vec![Reply::Flood(head.into())]).await;
-        let outcome = post(&client(development()), &peer.url("/token")).await;
+        let outcome = post(&client(&development()), &peer.url("/token")).await;
         assert_eq!(outcome.err(), too_large, "{head}");
         assert!(peer.flooded() < 32 << 20, "socket buffers aside, the limit is what is read");
     }
@@ -156,7 +156,7 @@ async fn redirects_are_not_followed() {
 async fn private_addresses_are_refused_before_connecting() {
     let peer = Peer::json(200, "{}").await;
     let port = peer.address.port();
-    let production = client(OutboundConfig::default());
+    let production = client(&OutboundConfig::default());
     for (url, why) in [
         (format!("https://localhost:{port}/token"), NotSent::Address),
         (format!("https://127.0.0.1:{port}/token"), NotSent::Url(UrlError::Address)),
@@ -166,5 +166,5 @@ async fn private_addresses_are_refused_before_connecting() {
         assert_eq!(post(&production, &url).await.err(), Some(OutboundError::NotSent(why)), "{url}");
     }
     assert_eq!(peer.connections(), 0);
-    assert!(post(&client(development()), &format!("http://localhost:{port}/token")).await.is_ok());
+    assert!(post(&client(&development()), &format!("http://localhost:{port}/token")).await.is_ok());
 }
