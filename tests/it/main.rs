@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by panicking")]
 #![allow(unreachable_pub, reason = "nothing of a test binary is reachable from outside")]
 
+mod cli;
 mod layering;
 mod support;
