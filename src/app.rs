@@ -1,1 +1,312 @@
 //! Builds the whole service from its configuration, runs it, and shuts it down in order.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use url::Url;
+
+use crate::access::Access;
+use crate::access::clients::NewClient;
+use crate::api::{self, ApiError};
+use crate::clock::Clock;
+use crate::config::{Config, EXIT_CODE};
+use crate::domain::error::Failure;
+use crate::domain::ids::ApiClientId;
+use crate::domain::instance::InstanceKind;
+use crate::domain::secret::ApiKey;
+use crate::jobs::{JobsError, Timetable};
+use crate::keys::{self, KeysError, Opened};
+use crate::linking::{self, Linking};
+use crate::outbound::{Outbound, OutboundConfig, OutboundConfigError};
+use crate::providers::{self, Registry};
+use crate::store::{Engine, Store, StoreError};
+use crate::wallet::Wallet;
+use crate::{telemetry, web};
+
+/// How long running work may take to end at shutdown.
+const DRAIN: Duration = Duration::from_secs(15);
+
+/// Why the service does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The root key or keyring.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A listener.
+    #[error("cannot listen on {address} ({listener}): {source}")]
+    Listen {
+        /// Which one.
+        listener: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The HTTP client.
+    #[error(transparent)]
+    Outbound(#[from] OutboundConfigError),
+    /// The timetable.
+    #[error(transparent)]
+    Jobs(#[from] JobsError),
+    /// The public URL cannot be made.
+    #[error("the public URL cannot be made of the web listener's address")]
+    PublicUrl,
+    /// A first step failed.
+    #[error("{0}")]
+    Failed(#[from] Failure),
+    /// The bootstrap key's file.
+    #[error("cannot write the first API key to {path}: {source}")]
+    KeyFile {
+        /// Where to.
+        path: std::path::PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+impl StartError {
+    /// The exit code: 78 where an operator must mend something first, 1 where trying again may help.
+    pub fn exit_code(&self) -> u8 {
+        let configuration = match self {
+            Self::Keys(error) => error.is_configuration(),
+            Self::Store(error) => !error.is_transient(),
+            Self::Outbound(_) | Self::PublicUrl | Self::KeyFile { .. } => true,
+            Self::Listen { .. } | Self::Jobs(_) | Self::Failed(_) => false,
+        };
+        if configuration { EXIT_CODE } else { 1 }
+    }
+}
+
+/// Where a running service listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// gRPC.
+    pub grpc: SocketAddr,
+    /// The callback and pages.
+    pub web: SocketAddr,
+    /// Metrics and probes.
+    pub ops: SocketAddr,
+}
+
+/// The running service.
+pub struct App {
+    addresses: Addresses,
+    store: Store,
+    timetable: Timetable,
+    closing: CancellationToken,
+    /// Work that outlives its callers.
+    tasks: TaskTracker,
+    /// The three listeners.
+    servers: TaskTracker,
+}
+
+impl App {
+    /// Checks everything, opens the listeners and runs. Nothing listens, and nothing is changed, unless the root key
+    /// opens the keyring.
+    pub async fn start(config: Config, clock: Clock) -> Result<Self, StartError> {
+        telemetry::metrics::install();
+        let store = Store::open(config.store.url.expose(), config.store.max_connections).await?;
+        let opened = keys::open(&store, &config).await?;
+        store.migrate().await?;
+        let access = Access::new(store.clone(), clock.clone(), opened.instance.id);
+        if let Some(path) = &config.bootstrap_admin_key_file {
+            write_first_key(&store, &access, path).await?;
+        }
+        let listeners = Bound::bind(&config).await?;
+        let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let rooms = rooms(&config, clock, &store, &opened, listeners.addresses.web, &tasks)?;
+        if store.engine() == Engine::Sqlite {
+            // The file lock proves that the last process is dead.
+            rooms.linking.recover().await?;
+        }
+        let timetable = Timetable::start(&rooms.wallet, &rooms.linking, &tasks, &closing).await?;
+        let servers = TaskTracker::new();
+        let health = timetable.health();
+        let readiness = web::Readiness { store: store.clone(), failing_job: Arc::new(move || health.failing()) };
+        let addresses = listeners.serve(config.kind, access, rooms, readiness, &servers, &closing);
+        tracing::info!(grpc = %addresses.grpc, web = %addresses.web, ops = %addresses.ops, kind = config.kind.as_str(), "ready");
+        Ok(Self { addresses, store, timetable, closing, tasks, servers })
+    }
+
+    /// Where it listens.
+    pub const fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Stops in order: no new jobs, no new calls; what runs may end; then the store.
+    pub async fn shutdown(self) {
+        self.closing.cancel();
+        self.timetable.stop().await;
+        self.servers.close();
+        self.tasks.close();
+        let drained = tokio::time::timeout(DRAIN, async {
+            self.servers.wait().await;
+            self.tasks.wait().await;
+        });
+        if drained.await.is_err() {
+            tracing::warn!(tasks = self.tasks.len(), "stopped with work under way; its leases will run out");
+        }
+        self.store.close().await;
+        tracing::info!("stopped");
+    }
+}
+
+/// Makes the first API client of a stopped store, for an operator who has no key yet.
+pub async fn bootstrap_client(
+    config: &Config,
+    display_name: &str,
+    clock: &Clock,
+) -> Result<(ApiClientId, ApiKey), StartError> {
+    let store = Store::open(config.store.url.expose(), config.store.max_connections).await?;
+    let made = async {
+        let opened = keys::open(&store, config).await?;
+        store.migrate().await?;
+        let access = Access::new(store.clone(), clock.clone(), opened.instance.id);
+        Ok(access.bootstrap_client(display_name).await?)
+    };
+    let made: Result<NewClient, StartError> = made.await;
+    store.close().await;
+    made.map(|made| (made.client.id, made.key))
+}
+
+/// The use cases.
+struct UseCases {
+    wallet: Wallet,
+    linking: Linking,
+    registry: Arc<Registry>,
+}
+
+fn rooms(
+    config: &Config,
+    clock: Clock,
+    store: &Store,
+    opened: &Opened,
+    web: SocketAddr,
+    tasks: &TaskTracker,
+) -> Result<UseCases, StartError> {
+    let development = config.kind == InstanceKind::Development;
+    let outbound = Outbound::new(&OutboundConfig {
+        allow: config.outbound_allow.iter().map(ToString::to_string).collect(),
+        development,
+        ..OutboundConfig::default()
+    })?;
+    let public_url = match &config.public_url {
+        Some(url) => url.clone(),
+        None => Url::parse(&format!("http://{web}")).map_err(|_| StartError::PublicUrl)?,
+    };
+    let registry = Arc::new(Registry::new(providers::Parts {
+        store: store.clone(),
+        vault: Arc::clone(&opened.vault),
+        outbound,
+        kind: config.kind,
+        public_url,
+        sandbox_url: config.sandbox_url.clone(),
+        clock: clock.clone(),
+    }));
+    let replica = opened.instance.replica;
+    let wallet = Wallet::new(
+        store.clone(),
+        Arc::clone(&opened.vault),
+        Arc::clone(&registry),
+        clock.clone(),
+        replica,
+        config.refresh_ahead_for,
+        tasks.clone(),
+    );
+    let linking = Linking::new(linking::Parts {
+        store: store.clone(),
+        vault: Arc::clone(&opened.vault),
+        registry: Arc::clone(&registry),
+        wallet: wallet.clone(),
+        clock,
+        kind: config.kind,
+        replica,
+        tasks: tasks.clone(),
+    });
+    Ok(UseCases { wallet, linking, registry })
+}
+
+/// The three listeners, open and not yet served.
+struct Bound {
+    grpc: TcpListener,
+    web: TcpListener,
+    ops: TcpListener,
+    addresses: Addresses,
+}
+
+impl Bound {
+    async fn bind(config: &Config) -> Result<Self, StartError> {
+        let (grpc, grpc_address) = listen("grpc", config.listeners.grpc).await?;
+        let (web, web_address) = listen("web", config.listeners.web).await?;
+        let (ops, ops_address) = listen("ops", config.listeners.ops).await?;
+        let addresses = Addresses { grpc: grpc_address, web: web_address, ops: ops_address };
+        Ok(Self { grpc, web, ops, addresses })
+    }
+
+    fn serve(
+        self,
+        kind: InstanceKind,
+        access: Access,
+        cases: UseCases,
+        readiness: web::Readiness,
+        servers: &TaskTracker,
+        closing: &CancellationToken,
+    ) -> Addresses {
+        let UseCases { wallet, linking, registry } = cases;
+        let pages = web::Rooms { linking: linking.clone(), kind, grpc: self.addresses.grpc.to_string() };
+        let rooms = api::Rooms { access, wallet, linking, registry, kind };
+        let (api_closing, web_closing, ops_closing) = (closing.clone(), closing.clone(), closing.clone());
+        servers.spawn(async move {
+            if let Err(error) = api::serve(self.grpc, rooms, api_closing.cancelled_owned()).await {
+                let error: ApiError = error;
+                tracing::error!(%error, "the gRPC listener ended");
+            }
+        });
+        servers.spawn(async move {
+            if let Err(error) = web::serve(self.web, pages, web_closing.cancelled_owned()).await {
+                tracing::error!(%error, "the web listener ended");
+            }
+        });
+        servers.spawn(async move {
+            if let Err(error) = web::serve_ops(self.ops, readiness, ops_closing.cancelled_owned()).await {
+                tracing::error!(%error, "the ops listener ended");
+            }
+        });
+        self.addresses
+    }
+}
+
+async fn listen(listener: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { listener, address, source };
+    let socket = TcpListener::bind(address).await.map_err(failed)?;
+    let address = socket.local_addr().map_err(failed)?;
+    Ok((socket, address))
+}
+
+/// Makes the first API client if there is none, and writes its key to a new file that only its owner reads.
+async fn write_first_key(store: &Store, access: &Access, path: &Path) -> Result<(), StartError> {
+    if !store.list_api_clients(None, 1).await?.is_empty() {
+        return Ok(());
+    }
+    let failed = |source| StartError::KeyFile { path: path.to_owned(), source };
+    // The file first: a key that cannot be written down must not be made.
+    let mut file = private_file(path).map_err(failed)?;
+    let made = access.bootstrap_client("bootstrap").await?;
+    std::io::Write::write_all(&mut file, format!("{}\n", made.key.expose()).as_bytes()).map_err(failed)?;
+    file.sync_all().map_err(failed)?;
+    tracing::info!(path = %path.display(), "wrote the first API key");
+    Ok(())
+}
+
+fn private_file(path: &Path) -> std::io::Result<std::fs::File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::error::Failure;
 use super::ids::{AccountId, ApiClientId, FlowId, ProviderId};
 use super::redirect::RedirectUrl;
 use super::scopes::Scopes;
@@ -64,10 +65,12 @@ pub enum FlowFailure {
     OutcomeUnknown,
     /// The account belongs to another user.
     LinkedToAnotherUser,
+    /// Its redirect URL was taken off the allow-list.
+    RedirectUrlNotAllowed,
 }
 
 impl FlowFailure {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Cancelled,
         Self::ProviderError,
         Self::ProviderMismatch,
@@ -77,6 +80,7 @@ impl FlowFailure {
         Self::Misconfigured,
         Self::OutcomeUnknown,
         Self::LinkedToAnotherUser,
+        Self::RedirectUrlNotAllowed,
     ];
 
     /// Its name in the store, in events, and in the `error` parameter that the app gets.
@@ -91,12 +95,28 @@ impl FlowFailure {
             Self::Misconfigured => "misconfigured",
             Self::OutcomeUnknown => "outcome_unknown",
             Self::LinkedToAnotherUser => "linked_to_another_user",
+            Self::RedirectUrlNotAllowed => "redirect_url_not_allowed",
         }
     }
 
     /// Reads its name.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|failure| failure.as_str() == text)
+    }
+}
+
+impl From<FlowFailure> for Failure {
+    /// What the flow's starter is told.
+    fn from(failure: FlowFailure) -> Self {
+        match failure {
+            FlowFailure::Cancelled | FlowFailure::ProviderError => Self::FlowCancelled,
+            FlowFailure::ProviderMismatch | FlowFailure::SessionMismatch => Self::FlowSessionMismatch,
+            FlowFailure::Expired | FlowFailure::CodeRefused => Self::FlowExpired,
+            FlowFailure::Misconfigured => Self::ProviderMisconfigured,
+            FlowFailure::OutcomeUnknown => Self::FlowOutcomeUnknown,
+            FlowFailure::LinkedToAnotherUser => Self::AccountLinkedToAnotherUser,
+            FlowFailure::RedirectUrlNotAllowed => Self::RedirectUrlNotAllowed,
+        }
     }
 }
 

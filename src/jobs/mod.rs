@@ -1,1 +1,108 @@
 //! The timetable: what runs by the clock.
+//!
+//! The scheduler says when; the work runs in our own tasks, one run of a job at a time.
+
+mod guard;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::domain::error::Failure;
+use crate::linking::Linking;
+use crate::wallet::Wallet;
+
+pub use guard::Health;
+use guard::Guard;
+
+/// Six fields, seconds first. Cron expressions only: the scheduler's repeated jobs stop for ever after a stall.
+const EVERY_SECOND: &str = "* * * * * *";
+const EVERY_FIVE_SECONDS: &str = "*/5 * * * * *";
+const EVERY_TEN_SECONDS: &str = "*/10 * * * * *";
+
+/// The timetable does not start.
+#[derive(Debug, thiserror::Error)]
+#[error("the timetable does not start: {0}")]
+pub struct JobsError(#[from] JobSchedulerError);
+
+/// The running timetable.
+pub struct Timetable {
+    scheduler: JobScheduler,
+    health: Health,
+}
+
+impl Timetable {
+    /// Starts the jobs. Once `closing` is cancelled none starts any more; what runs, runs in `tasks`.
+    pub async fn start(
+        wallet: &Wallet,
+        linking: &Linking,
+        tasks: &TaskTracker,
+        closing: &CancellationToken,
+    ) -> Result<Self, JobsError> {
+        let plan = Plan { scheduler: JobScheduler::new().await?, tasks, closing, health: Health::default() };
+        let (sweeping, tidying, resuming) = (wallet.clone(), linking.clone(), linking.clone());
+        plan.add("sweep", EVERY_SECOND, move || {
+            let wallet = sweeping.clone();
+            // The sweeps themselves go on in tasks of their own, one a provider.
+            async move { wallet.sweep().await.map(drop).map_err(Failure::from) }
+        })
+        .await?;
+        plan.add("resume", EVERY_FIVE_SECONDS, move || {
+            let linking = resuming.clone();
+            async move { linking.resume().await }
+        })
+        .await?;
+        plan.add("tidy", EVERY_TEN_SECONDS, move || {
+            let linking = tidying.clone();
+            async move { linking.tidy().await }
+        })
+        .await?;
+        plan.scheduler.start().await?;
+        Ok(Self { scheduler: plan.scheduler, health: plan.health })
+    }
+
+    /// How the jobs fare.
+    pub fn health(&self) -> Health {
+        self.health.clone()
+    }
+
+    /// Stops the clock. Jobs that run go on in their tasks.
+    pub async fn stop(mut self) {
+        if let Err(error) = self.scheduler.shutdown().await {
+            tracing::warn!(%error, "the timetable did not stop cleanly");
+        }
+    }
+}
+
+struct Plan<'a> {
+    scheduler: JobScheduler,
+    tasks: &'a TaskTracker,
+    closing: &'a CancellationToken,
+    health: Health,
+}
+
+impl Plan<'_> {
+    async fn add<F, R>(&self, name: &'static str, when: &str, job: F) -> Result<(), JobsError>
+    where
+        F: Fn() -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
+        let (tasks, closing) = (self.tasks.clone(), self.closing.clone());
+        let guard = Arc::new(Guard::new(name, self.health.clone()));
+        let entry = Job::new(when, move |_, _| {
+            // The scheduler may fire once more after its shutdown has returned.
+            if closing.is_cancelled() {
+                return;
+            }
+            if let Some(run) = guard.begin() {
+                let work = job();
+                tasks.spawn(async move { run.end(work.await) });
+            }
+        })?;
+        self.scheduler.add(entry).await?;
+        Ok(())
+    }
+}

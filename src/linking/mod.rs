@@ -1,1 +1,69 @@
 //! Flows, accounts and redirect URLs: opens and ends external accounts; calls the wallet, never the reverse.
+
+mod accounts;
+mod complete;
+mod receive;
+mod redirect_urls;
+mod start;
+mod upkeep;
+
+use std::sync::Arc;
+
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::domain::ids::ReplicaId;
+use crate::domain::instance::InstanceKind;
+use crate::providers::Registry;
+use crate::store::Store;
+use crate::vault::Vault;
+use crate::wallet::{FlowIds, Wallet};
+
+pub use accounts::{Account, AccountQuery};
+pub use complete::{Linked, Proof};
+pub use receive::{Callback, Received};
+pub use start::{LinkRequest, StartedLink};
+
+/// Runs flows and keeps accounts. Cheap to clone.
+#[derive(Clone)]
+pub struct Linking(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    vault: Arc<Vault>,
+    registry: Arc<Registry>,
+    wallet: Wallet,
+    clock: Clock,
+    kind: InstanceKind,
+    replica: ReplicaId,
+    /// Work that goes on when its callers leave.
+    tasks: TaskTracker,
+}
+
+/// What linking stands on.
+pub struct Parts {
+    /// The store.
+    pub store: Store,
+    /// Seals flows' secrets and profiles.
+    pub vault: Arc<Vault>,
+    /// The configured providers.
+    pub registry: Arc<Registry>,
+    /// Takes the grants.
+    pub wallet: Wallet,
+    /// The time.
+    pub clock: Clock,
+    /// What the instance is for.
+    pub kind: InstanceKind,
+    /// This process.
+    pub replica: ReplicaId,
+    /// Runs what outlives its callers.
+    pub tasks: TaskTracker,
+}
+
+impl Linking {
+    /// Over its parts.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { store, vault, registry, wallet, clock, kind, replica, tasks } = parts;
+        Self(Arc::new(Inner { store, vault, registry, wallet, clock, kind, replica, tasks }))
+    }
+}

@@ -63,10 +63,9 @@ impl Reader<'_> {
         let goes_on = self.token(at + 1) == "::";
         match first {
             "crate" | "token_wallet" => self.below_root(at + 1),
-            "self" => self.rest(at + 1),
             "super" if depth == 1 => self.below_root(at + 1),
             "super" if goes_on && self.token(at + 2) == "super" => self.path(at + 2, depth - 1, using),
-            "super" => self.rest(at + 1),
+            "self" | "super" => self.rest(at + 1),
             _ if goes_on || using => {
                 self.found.push(Mention::External(first.to_owned()));
                 self.rest(at + 1)

@@ -1,0 +1,120 @@
+//! Permits: proof that a caller may do what it asks for. Only this room makes them, so a use case that asks for one
+//! cannot be reached without the question.
+
+use crate::domain::error::Failure;
+use crate::domain::ids::ApiClientId;
+use crate::domain::provider::Slug;
+use crate::domain::user::UserId;
+
+/// An authenticated API client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    client: ApiClientId,
+}
+
+/// Says that its caller may do `A`.
+#[derive(Clone, Debug)]
+pub struct Permit<A> {
+    client: ApiClientId,
+    action: A,
+}
+
+/// Something that a caller may or may not do.
+pub trait Action: sealed::Sealed {}
+
+/// Get an access token of a user at a provider.
+#[derive(Clone, Debug)]
+pub struct ReadToken {
+    /// Whose.
+    pub user: UserId,
+    /// Where.
+    pub provider: Slug,
+}
+
+/// Begin a link for a user at a provider.
+#[derive(Clone, Debug)]
+pub struct StartLink {
+    /// For whom.
+    pub user: UserId,
+    /// Where.
+    pub provider: Slug,
+}
+
+/// End a link that this client began for a user.
+#[derive(Clone, Debug)]
+pub struct CompleteLink {
+    /// Whose session brought the ticket.
+    pub user: UserId,
+}
+
+/// See external accounts.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadAccounts;
+
+/// Unlink external accounts.
+#[derive(Clone, Copy, Debug)]
+pub struct UnlinkAccounts;
+
+/// See how providers are configured.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadProviders;
+
+/// Configure providers.
+#[derive(Clone, Copy, Debug)]
+pub struct ManageProviders;
+
+/// Change the redirect-URL allow-list.
+#[derive(Clone, Copy, Debug)]
+pub struct ManageRedirectUrls;
+
+/// Make and remove API clients.
+#[derive(Clone, Copy, Debug)]
+pub struct ManageClients;
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+macro_rules! actions {
+    ($($action:ty),*) => {$(
+        impl sealed::Sealed for $action {}
+        impl Action for $action {}
+    )*};
+}
+
+actions!(
+    ReadToken,
+    StartLink,
+    CompleteLink,
+    ReadAccounts,
+    UnlinkAccounts,
+    ReadProviders,
+    ManageProviders,
+    ManageRedirectUrls,
+    ManageClients
+);
+
+impl Caller {
+    pub(super) const fn new(client: ApiClientId) -> Self {
+        Self { client }
+    }
+
+    /// Asks whether this caller may do `action`. There is one role for now, an administrator's, so whoever holds a
+    /// valid key may; the question is asked all the same, in the one place where roles will answer it.
+    #[expect(clippy::unnecessary_wraps, reason = "roles will refuse")]
+    pub fn may<A: Action>(&self, action: A) -> Result<Permit<A>, Failure> {
+        Ok(Permit { client: self.client, action })
+    }
+}
+
+impl<A> Permit<A> {
+    /// Who was permitted.
+    pub const fn client(&self) -> ApiClientId {
+        self.client
+    }
+
+    /// What was permitted.
+    pub const fn action(&self) -> &A {
+        &self.action
+    }
+}

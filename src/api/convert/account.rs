@@ -1,0 +1,55 @@
+//! External accounts.
+
+use super::fields;
+use crate::domain::account::AccountState;
+use crate::domain::error::Failure;
+use crate::linking::Account;
+use crate::proto::v1;
+use crate::proto::v1::external_account::State;
+
+pub(in crate::api) fn account(account: Account) -> v1::ExternalAccount {
+    let Account { row, profile } = account;
+    let strings = |scopes: &crate::domain::scopes::Scopes| scopes.iter().map(str::to_owned).collect();
+    v1::ExternalAccount {
+        id: row.id.to_string(),
+        user_id: row.user.to_string(),
+        provider: row.provider_slug,
+        provider_account_id: row.subject,
+        state: state(row.state).into(),
+        state_reason: row.state_reason.unwrap_or_default(),
+        identity: Some(v1::AccountIdentity {
+            name: profile.name.unwrap_or_default(),
+            username: profile.username.unwrap_or_default(),
+            email: profile.email.unwrap_or_default(),
+            avatar_url: profile.avatar_url.unwrap_or_default(),
+        }),
+        granted_scopes: strings(&row.granted_scopes),
+        requested_scopes: strings(&row.requested_scopes),
+        refreshable: row.refreshable,
+        expire_time: row.expires_at.map(fields::moment),
+        last_refresh_time: row.issued_at.map(fields::moment),
+        create_time: Some(fields::moment(row.created_at)),
+        is_default: row.is_default,
+    }
+}
+
+/// A state to filter by; unspecified is none.
+pub(in crate::api) fn filter(state: i32) -> Result<Option<AccountState>, Failure> {
+    let state = State::try_from(state).map_err(|_| Failure::field("state", "must be a known state"))?;
+    Ok(match state {
+        State::Unspecified => None,
+        State::Active => Some(AccountState::Active),
+        State::ReauthorizationRequired => Some(AccountState::ReauthorizationRequired),
+        State::Quarantined => Some(AccountState::Quarantined),
+        State::Unlinked => Some(AccountState::Unlinked),
+    })
+}
+
+const fn state(state: AccountState) -> State {
+    match state {
+        AccountState::Active => State::Active,
+        AccountState::ReauthorizationRequired => State::ReauthorizationRequired,
+        AccountState::Quarantined => State::Quarantined,
+        AccountState::Unlinked => State::Unlinked,
+    }
+}

@@ -1,0 +1,6 @@
+//! Between the wire's types and the domain's.
+
+pub(super) mod account;
+pub(super) mod fields;
+pub(super) mod provider;
+pub(super) mod token;

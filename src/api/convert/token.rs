@@ -1,0 +1,32 @@
+//! Token requests and answers.
+
+use super::fields;
+use crate::access::permit::ReadToken;
+use crate::domain::error::Failure;
+use crate::domain::grant::Need;
+use crate::domain::provider::Slug;
+use crate::proto::v1;
+use crate::wallet::{Handout, TokenRequest};
+
+pub(in crate::api) fn request(request: v1::GetAccessTokenRequest) -> Result<(ReadToken, TokenRequest), Failure> {
+    let action = ReadToken { user: fields::user(request.user_id)?, provider: fields::provider(request.provider)? };
+    let need = Need {
+        min_ttl: fields::duration("min_ttl", request.min_ttl)?,
+        scopes: fields::scopes("required_scopes", request.required_scopes)?,
+    };
+    let account = fields::optional_id("external_account_id", &request.external_account_id)?;
+    Ok((action, TokenRequest { account, need }))
+}
+
+pub(in crate::api) fn answer(provider: &Slug, handout: Handout) -> v1::GetAccessTokenResponse {
+    v1::GetAccessTokenResponse {
+        access_token: handout.access_token.expose().to_owned(),
+        token_type: handout.token_type,
+        expire_time: handout.expires_at.map(fields::moment),
+        scopes: handout.scopes.iter().map(str::to_owned).collect(),
+        external_account_id: handout.account.to_string(),
+        provider: provider.to_string(),
+        provider_account_id: handout.subject,
+        provider_metadata: handout.metadata.into_iter().collect(),
+    }
+}

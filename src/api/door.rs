@@ -1,0 +1,146 @@
+//! What every call passes, in this order: request id and span, deadline, catching of panics, authentication. What a
+//! caller may do is asked in the services, with the request at hand.
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use http::{Request, Response};
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+use tracing::Instrument as _;
+
+use super::{deadline, methods, status};
+use crate::access::{Access, Caller};
+use crate::domain::error::Failure;
+use crate::domain::instance::InstanceKind;
+use crate::telemetry;
+
+tokio::task_local! {
+    /// The call's id, for the answers that name it.
+    pub(super) static REQUEST_ID: String;
+}
+
+/// Stands in front of every service.
+#[derive(Clone)]
+pub(super) struct Door {
+    access: Access,
+    open_reflection: bool,
+}
+
+/// A service behind the door.
+#[derive(Clone)]
+pub(super) struct Behind<S> {
+    door: Door,
+    service: S,
+}
+
+impl Door {
+    pub(super) fn new(access: Access, kind: InstanceKind) -> Self {
+        Self { access, open_reflection: kind == InstanceKind::Development }
+    }
+
+    /// Whether this method may be called without a key.
+    fn is_open(&self, path: &str) -> bool {
+        path.starts_with("/grpc.health.v1.Health/")
+            || (self.open_reflection && path.starts_with("/grpc.reflection."))
+    }
+
+    async fn admit(&self, request: &mut Request<Body>) -> Result<(), Failure> {
+        if self.is_open(request.uri().path()) {
+            return Ok(());
+        }
+        let header = request.headers().get(http::header::AUTHORIZATION);
+        let header = header.map(|value| value.to_str().unwrap_or_default());
+        let caller = self.access.authenticate(header).await?;
+        // What follows has no use for the key.
+        request.headers_mut().remove(http::header::AUTHORIZATION);
+        request.extensions_mut().insert(caller);
+        Ok(())
+    }
+}
+
+impl<S> Layer<S> for Door {
+    type Service = Behind<S>;
+
+    fn layer(&self, service: S) -> Behind<S> {
+        Behind { door: self.clone(), service }
+    }
+}
+
+impl<S> Service<Request<Body>> for Behind<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.service.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        // The clone has not been polled ready; the one that has takes this call.
+        let clone = self.service.clone();
+        let service = std::mem::replace(&mut self.service, clone);
+        let (door, method) = (self.door.clone(), methods::label(request.uri().path()));
+        let id = data_encoding::HEXLOWER.encode(&crate::vault::random::random_bytes::<8>());
+        let span = tracing::info_span!("call", method, request_id = %id);
+        let call = async move {
+            let began = tokio::time::Instant::now();
+            let response = pass(door, service, request).await;
+            log(method, code_of(&response), began.elapsed());
+            Ok(response)
+        };
+        Box::pin(REQUEST_ID.scope(id, call).instrument(span))
+    }
+}
+
+/// The caller of an admitted request.
+pub(super) fn caller<T>(request: &tonic::Request<T>) -> Result<Caller, Status> {
+    request.extensions().get::<Caller>().copied().ok_or_else(|| status::of(Failure::CredentialsMissing))
+}
+
+async fn pass<S>(door: Door, mut service: S, mut request: Request<Body>) -> Response<Body>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    let limit = deadline::of(request.headers());
+    let work = async {
+        match door.admit(&mut request).await {
+            Ok(()) => match service.call(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            },
+            Err(failure) => status::of(failure).into_http(),
+        }
+    };
+    match tokio::time::timeout(limit, AssertUnwindSafe(work).catch_unwind()).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(_panic)) => {
+            tracing::error!("a call panicked");
+            status::of(Failure::Internal).into_http()
+        }
+        Err(_elapsed) => status::of(Failure::DeadlineExceeded).into_http(),
+    }
+}
+
+/// The code of an answer: errors carry it in the head, a good answer in the trailers that follow.
+fn code_of(response: &Response<Body>) -> Code {
+    response.headers().get("grpc-status").map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
+}
+
+fn log(method: &'static str, code: Code, took: Duration) {
+    telemetry::metrics::request(method, status::name(code), took);
+    match code {
+        Code::Internal | Code::Unknown | Code::DataLoss => tracing::error!(code = status::name(code), "a call failed"),
+        Code::Ok => tracing::debug!("a call was answered"),
+        _ => tracing::info!(code = status::name(code), "a call was refused"),
+    }
+}

@@ -1,0 +1,134 @@
+//! `ExternalAccountService`.
+
+use tonic::{Request, Response, Status};
+
+use super::convert::{account, fields};
+use super::page::Page;
+use super::{Rooms, door, status};
+use crate::access::Caller;
+use crate::access::permit::{CompleteLink, ReadAccounts, StartLink, UnlinkAccounts};
+use crate::domain::error::Failure;
+use crate::domain::secret::Ticket;
+use crate::linking::{AccountQuery, LinkRequest, Proof};
+use crate::proto::v1;
+use crate::proto::v1::complete_link_request::Proof as WireProof;
+use crate::proto::v1::external_account_service_server::ExternalAccountService;
+
+#[tonic::async_trait]
+impl ExternalAccountService for Rooms {
+    async fn start_link(
+        &self,
+        request: Request<v1::StartLinkRequest>,
+    ) -> Result<Response<v1::StartLinkResponse>, Status> {
+        let caller = door::caller(&request)?;
+        self.start(caller, request.into_inner()).await.map(Response::new).map_err(status::of)
+    }
+
+    async fn complete_link(
+        &self,
+        request: Request<v1::CompleteLinkRequest>,
+    ) -> Result<Response<v1::CompleteLinkResponse>, Status> {
+        let caller = door::caller(&request)?;
+        self.complete(caller, request.into_inner()).await.map(Response::new).map_err(status::of)
+    }
+
+    async fn get_external_account(
+        &self,
+        request: Request<v1::GetExternalAccountRequest>,
+    ) -> Result<Response<v1::GetExternalAccountResponse>, Status> {
+        let caller = door::caller(&request)?;
+        self.account(caller, request.into_inner()).await.map(Response::new).map_err(status::of)
+    }
+
+    async fn list_external_accounts(
+        &self,
+        request: Request<v1::ListExternalAccountsRequest>,
+    ) -> Result<Response<v1::ListExternalAccountsResponse>, Status> {
+        let caller = door::caller(&request)?;
+        self.accounts(caller, request.into_inner()).await.map(Response::new).map_err(status::of)
+    }
+
+    async fn delete_external_account(
+        &self,
+        request: Request<v1::DeleteExternalAccountRequest>,
+    ) -> Result<Response<v1::DeleteExternalAccountResponse>, Status> {
+        let caller = door::caller(&request)?;
+        self.unlink(caller, &request.into_inner()).await.map(Response::new).map_err(status::of)
+    }
+}
+
+impl Rooms {
+    async fn start(&self, caller: Caller, request: v1::StartLinkRequest) -> Result<v1::StartLinkResponse, Failure> {
+        let action = StartLink { user: fields::user(request.user_id)?, provider: fields::provider(request.provider)? };
+        let permit = caller.may(action)?;
+        let link = LinkRequest {
+            redirect_url: fields::optional(request.redirect_url),
+            additional_scopes: fields::scopes("additional_scopes", request.additional_scopes)?,
+            login_hint: fields::optional(request.login_hint),
+        };
+        let started = self.linking.start(&permit, &link).await?;
+        Ok(v1::StartLinkResponse {
+            flow_id: started.flow.to_string(),
+            authorization_url: started.authorization_url,
+            expire_time: Some(fields::moment(started.expires_at)),
+        })
+    }
+
+    async fn complete(
+        &self,
+        caller: Caller,
+        request: v1::CompleteLinkRequest,
+    ) -> Result<v1::CompleteLinkResponse, Failure> {
+        let permit = caller.may(CompleteLink { user: fields::user(request.user_id)? })?;
+        let proof = match request.proof {
+            Some(WireProof::Ticket(ticket)) => Proof::Ticket(Ticket::new(ticket)),
+            Some(WireProof::RedirectedUrl(url)) => Proof::RedirectedUrl(url),
+            None => return Err(Failure::field("proof", "must be a ticket or a redirected_url")),
+        };
+        let linked = self.linking.complete(&permit, proof).await?;
+        Ok(v1::CompleteLinkResponse {
+            external_account: Some(account::account(linked.account)),
+            created: linked.created,
+        })
+    }
+
+    async fn account(
+        &self,
+        caller: Caller,
+        request: v1::GetExternalAccountRequest,
+    ) -> Result<v1::GetExternalAccountResponse, Failure> {
+        let id = fields::id("external_account_id", &request.external_account_id)?;
+        let found = self.linking.account(&caller.may(ReadAccounts)?, id).await?;
+        Ok(v1::GetExternalAccountResponse { external_account: Some(account::account(found)) })
+    }
+
+    async fn accounts(
+        &self,
+        caller: Caller,
+        request: v1::ListExternalAccountsRequest,
+    ) -> Result<v1::ListExternalAccountsResponse, Failure> {
+        let permit = caller.may(ReadAccounts)?;
+        let state = account::filter(request.state)?;
+        let filter = ["accounts", &request.user_id, &request.provider, &request.state.to_string()];
+        let page = Page::read(permit.client(), &filter, request.page_size, &request.page_token)?;
+        let query = AccountQuery {
+            user: fields::optional(request.user_id).map(fields::user).transpose()?,
+            provider: fields::optional(request.provider).map(fields::provider).transpose()?,
+            state,
+        };
+        let mut accounts = self.linking.accounts(&permit, &query, page.after()?, page.limit()).await?;
+        let next_page_token = page.cut(&mut accounts, |account| account.row.id.to_string());
+        let external_accounts = accounts.into_iter().map(account::account).collect();
+        Ok(v1::ListExternalAccountsResponse { external_accounts, next_page_token })
+    }
+
+    async fn unlink(
+        &self,
+        caller: Caller,
+        request: &v1::DeleteExternalAccountRequest,
+    ) -> Result<v1::DeleteExternalAccountResponse, Failure> {
+        let id = fields::id("external_account_id", &request.external_account_id)?;
+        self.linking.unlink(&caller.may(UnlinkAccounts)?, id).await?;
+        Ok(v1::DeleteExternalAccountResponse {})
+    }
+}

@@ -1,0 +1,73 @@
+//! `WalletService`.
+
+use futures_util::stream::{self, StreamExt as _};
+use prost::Message as _;
+use tonic::{Request, Response, Status};
+
+use super::convert::token;
+use super::{Rooms, door, status};
+use crate::access::Caller;
+use crate::domain::error::Failure;
+use crate::proto::v1;
+use crate::proto::v1::batch_get_access_tokens_response as batch;
+use crate::proto::v1::wallet_service_server::WalletService;
+
+/// The most requests in one batch.
+const LARGEST_BATCH: usize = 100;
+
+/// How many of a batch are worked on at a time.
+const AT_ONCE: usize = 16;
+
+#[tonic::async_trait]
+impl WalletService for Rooms {
+    async fn get_access_token(
+        &self,
+        request: Request<v1::GetAccessTokenRequest>,
+    ) -> Result<Response<v1::GetAccessTokenResponse>, Status> {
+        let caller = door::caller(&request)?;
+        self.get(caller, request.into_inner()).await.map(Response::new).map_err(status::of)
+    }
+
+    async fn batch_get_access_tokens(
+        &self,
+        request: Request<v1::BatchGetAccessTokensRequest>,
+    ) -> Result<Response<v1::BatchGetAccessTokensResponse>, Status> {
+        let caller = door::caller(&request)?;
+        let requests = request.into_inner().requests;
+        if requests.is_empty() || requests.len() > LARGEST_BATCH {
+            return Err(status::of(Failure::field("requests", "must be 1 to 100 requests")));
+        }
+        let answers = stream::iter(requests).map(|request| self.get(caller, request)).buffered(AT_ONCE);
+        let results = answers.map(|answer| batch::Result { result: Some(result(answer)) }).collect().await;
+        Ok(Response::new(v1::BatchGetAccessTokensResponse { results }))
+    }
+}
+
+impl Rooms {
+    async fn get(
+        &self,
+        caller: Caller,
+        request: v1::GetAccessTokenRequest,
+    ) -> Result<v1::GetAccessTokenResponse, Failure> {
+        let (action, request) = token::request(request)?;
+        let permit = caller.may(action)?;
+        let handout = self.wallet.token(&permit, &request).await?;
+        Ok(token::answer(&permit.action().provider, handout))
+    }
+}
+
+fn result(answer: Result<v1::GetAccessTokenResponse, Failure>) -> batch::result::Result {
+    match answer {
+        Ok(token) => batch::result::Result::Token(token),
+        Err(failure) => {
+            let status = status::of(failure);
+            // The details of a status are a google.rpc.Status themselves.
+            let rich = tonic_types::Status::decode(status.details()).unwrap_or_else(|_| tonic_types::Status {
+                code: status.code().into(),
+                message: status.message().to_owned(),
+                details: Vec::new(),
+            });
+            batch::result::Result::Error(rich)
+        }
+    }
+}

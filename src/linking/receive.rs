@@ -1,0 +1,149 @@
+//! The callback: the provider sends the browser back. One compare-and-swap moves the flow on before anything else is
+//! done with what came; no code is redeemed here.
+
+use subtle::ConstantTimeEq as _;
+
+use super::{FlowIds, Linking};
+use crate::domain::error::Failure;
+use crate::domain::event::{Event, EventKind};
+use crate::domain::flow::{Flow, FlowFailure, TICKET_LIFE};
+use crate::domain::ids::FlowId;
+use crate::domain::provider::Slug;
+use crate::domain::secret::{AuthorizationCode, FlowState, Ticket};
+use crate::providers::Provider;
+use crate::store::FlowStep;
+use crate::vault::random;
+
+/// Longest code that is taken; providers stay far below.
+const LONGEST_CODE: usize = 4096;
+
+/// What a provider's callback brought (RFC 6749 section 4.1.2, RFC 9207).
+pub struct Callback {
+    /// The provider, by the path that it came to.
+    pub provider: String,
+    /// `state`.
+    pub state: Option<FlowState>,
+    /// `code`.
+    pub code: Option<AuthorizationCode>,
+    /// `error`.
+    pub error: Option<String>,
+    /// `iss`.
+    pub issuer: Option<String>,
+}
+
+/// Where the browser goes from the callback.
+pub enum Received {
+    /// To the app's URL, with a ticket or an error.
+    Redirect(String),
+    /// To the wallet's own page: the flow came back, and this completes it.
+    OwnPage {
+        /// The flow.
+        flow: FlowId,
+        /// The secret that ends it.
+        ticket: Ticket,
+    },
+    /// To the wallet's own page: the flow failed.
+    OwnPageFailed(FlowFailure),
+    /// Nowhere: the state is missing, malformed, unknown, expired or used, or the callback contradicts itself. One
+    /// and the same page for all.
+    Bad,
+}
+
+impl Linking {
+    /// Takes a callback. Whatever is wrong with it burns the flow that its state belongs to.
+    pub async fn receive(&self, callback: Callback) -> Result<Received, Failure> {
+        let Some(flow) = self.flow_of(callback.state.as_ref()).await? else { return Ok(Received::Bad) };
+        let provider = match Slug::parse(callback.provider) {
+            Ok(slug) => match self.0.registry.by_slug(&slug).await {
+                Err(Failure::ProviderNotFound) => None,
+                provider => Some(provider?),
+            },
+            Err(_) => None,
+        };
+        let Some(provider) = provider.filter(|provider| is_of(provider, &flow, callback.issuer.as_deref())) else {
+            self.mismatch(&flow).await?;
+            return Ok(Received::Bad);
+        };
+        match (callback.code, callback.error) {
+            (Some(code), None) if (1..=LONGEST_CODE).contains(&code.expose().len()) => {
+                self.returned(flow, &code, &provider).await
+            }
+            (None, Some(error)) => {
+                let failure =
+                    if error == "access_denied" { FlowFailure::Cancelled } else { FlowFailure::ProviderError };
+                self.failed(flow, failure).await
+            }
+            _ => {
+                self.fail(&flow, FlowFailure::ProviderError, None).await?;
+                Ok(Received::Bad)
+            }
+        }
+    }
+
+    async fn flow_of(&self, state: Option<&FlowState>) -> Result<Option<Flow>, Failure> {
+        // 256 bits in base64url; anything else is not worth a look-up.
+        let Some(state) = state.filter(|state| state.expose().len() == 43) else { return Ok(None) };
+        let flow = self.0.store.flow_by_state(&random::hash(state.expose())).await?;
+        Ok(flow.filter(|flow| flow.awaits_callback(self.0.clock.now())))
+    }
+
+    /// The provider's yes: the code is sealed, the ticket made.
+    async fn returned(&self, flow: Flow, code: &AuthorizationCode, provider: &Provider) -> Result<Received, Failure> {
+        if let Some(url) = &flow.redirect_url
+            && !self.may_end_at(flow.client, url).await?
+        {
+            self.fail(&flow, FlowFailure::RedirectUrlNotAllowed, None).await?;
+            return Ok(Received::OwnPageFailed(FlowFailure::RedirectUrlNotAllowed));
+        }
+        let sealed = self.0.vault.seal(code, &FlowIds::of(&flow).owner()).map_err(|error| {
+            tracing::error!(flow = %flow.id, %error, "could not seal a code");
+            Failure::Internal
+        })?;
+        let (ticket, now) = (random::ticket(), self.0.clock.now());
+        let life = TICKET_LIFE.min(provider.code_lifetime.saturating_sub(std::time::Duration::from_secs(10)));
+        let hash = random::hash(ticket.expose());
+        if !self.0.store.return_flow(flow.id, &sealed, &hash, now.plus(life), now).await? {
+            return Ok(Received::Bad);
+        }
+        Ok(match flow.redirect_url {
+            Some(url) => Received::Redirect(url.with("ticket", ticket.expose())),
+            None => Received::OwnPage { flow: flow.id, ticket },
+        })
+    }
+
+    /// The provider's no: told to the app, if its URL is still allowed.
+    async fn failed(&self, flow: Flow, failure: FlowFailure) -> Result<Received, Failure> {
+        if !self.fail(&flow, failure, None).await? {
+            return Ok(Received::Bad);
+        }
+        Ok(match flow.redirect_url {
+            Some(url) if self.may_end_at(flow.client, &url).await? => {
+                Received::Redirect(url.with("error", failure.as_str()))
+            }
+            _ => Received::OwnPageFailed(failure),
+        })
+    }
+
+    async fn mismatch(&self, flow: &Flow) -> Result<(), Failure> {
+        tracing::warn!(flow = %flow.id, "a callback came for another provider or issuer than its flow's");
+        let now = self.0.clock.now();
+        let event = Event::new(EventKind::FlowProviderMismatch, now, flow.user.clone(), flow.provider).flow(flow.id);
+        self.fail(flow, FlowFailure::ProviderMismatch, Some(&event)).await?;
+        Ok(())
+    }
+
+    async fn fail(&self, flow: &Flow, failure: FlowFailure, event: Option<&Event>) -> Result<bool, Failure> {
+        let now = self.0.clock.now();
+        Ok(self.0.store.fail_flow(flow.id, FlowStep::Started, failure, event, now).await?)
+    }
+}
+
+/// Whether a callback at this provider's redirect URI, naming this issuer, belongs to the flow (RFC 9207 section 2.4).
+fn is_of(provider: &Provider, flow: &Flow, issuer: Option<&str>) -> bool {
+    let issuer_fits = match (&provider.issuer, issuer) {
+        (Some(expected), Some(named)) => expected.as_bytes().ct_eq(named.as_bytes()).into(),
+        (Some(_), None) => !provider.names_issuer,
+        (None, _) => true,
+    };
+    provider.id == flow.provider && issuer_fits
+}

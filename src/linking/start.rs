@@ -1,0 +1,85 @@
+//! The beginning of a link: a flow row and the URL that the browser must visit.
+
+use super::{FlowIds, Linking};
+use crate::access::permit::{Permit, StartLink};
+use crate::clock::Timestamp;
+use crate::domain::error::Failure;
+use crate::domain::flow::{FLOW_LIFE, Flow, FlowState};
+use crate::domain::ids::{ApiClientId, FlowId};
+use crate::domain::instance::InstanceKind;
+use crate::domain::redirect::RedirectUrl;
+use crate::domain::scopes::Scopes;
+use crate::providers::Authorization;
+use crate::vault::random;
+
+/// Which link to begin, besides whose and where.
+#[derive(Clone, Debug, Default)]
+pub struct LinkRequest {
+    /// Where the browser goes at the end; unset: the wallet's own page, in development only.
+    pub redirect_url: Option<String>,
+    /// Scopes besides the provider's configured ones.
+    pub additional_scopes: Scopes,
+    /// The account the user will probably choose, at most 256 bytes.
+    pub login_hint: Option<String>,
+}
+
+/// A begun link.
+pub struct StartedLink {
+    /// Its flow.
+    pub flow: FlowId,
+    /// Where the browser must go. Holds the flow's `state`: not for logs.
+    pub authorization_url: String,
+    /// When it fails by itself.
+    pub expires_at: Timestamp,
+}
+
+impl Linking {
+    /// Begins a link.
+    pub async fn start(&self, permit: &Permit<StartLink>, request: &LinkRequest) -> Result<StartedLink, Failure> {
+        let StartLink { user, provider } = permit.action();
+        if request.login_hint.as_ref().is_some_and(|hint| hint.len() > 256 || hint.chars().any(char::is_control)) {
+            return Err(Failure::field("login_hint", "must be at most 256 bytes without control characters"));
+        }
+        let redirect_url = self.redirect_url(permit.client(), request.redirect_url.as_deref()).await?;
+        let provider = self.0.registry.by_slug(provider).await?;
+        let (state, verifier) = (random::flow_state(), provider.uses_pkce().then(random::pkce_verifier));
+        let now = self.0.clock.now();
+        let flow = Flow {
+            id: FlowId::new(now),
+            state: FlowState::Started,
+            client: permit.client(),
+            user: user.clone(),
+            provider: provider.id,
+            redirect_url,
+            redirect_uri: provider.redirect_uri.clone(),
+            scopes: provider.link_scopes(&request.additional_scopes),
+            created_at: now,
+            expires_at: now.plus(FLOW_LIFE),
+            ended_at: None,
+        };
+        let ids = FlowIds::of(&flow);
+        let sealed = verifier.as_ref().map(|verifier| self.0.vault.seal(verifier, &ids.owner())).transpose();
+        let sealed = sealed.map_err(|error| {
+            tracing::error!(flow = %flow.id, %error, "could not seal a PKCE verifier");
+            Failure::Internal
+        })?;
+        self.0.store.start_flow(&flow, &random::hash(state.expose()), sealed.as_ref()).await?;
+        let authorization_url = provider.authorization_url(&Authorization {
+            state: &state,
+            verifier: verifier.as_ref(),
+            scopes: &flow.scopes,
+            login_hint: request.login_hint.as_deref(),
+        });
+        Ok(StartedLink { flow: flow.id, authorization_url, expires_at: flow.expires_at })
+    }
+
+    /// The redirect URL, if this client may use it.
+    async fn redirect_url(&self, client: ApiClientId, text: Option<&str>) -> Result<Option<RedirectUrl>, Failure> {
+        let Some(text) = text else {
+            let own_page = self.0.kind == InstanceKind::Development;
+            return if own_page { Ok(None) } else { Err(Failure::RedirectUrlNotAllowed) };
+        };
+        let url = RedirectUrl::parse(text, self.0.kind).map_err(|_| Failure::RedirectUrlNotAllowed)?;
+        if self.may_end_at(client, &url).await? { Ok(Some(url)) } else { Err(Failure::RedirectUrlNotAllowed) }
+    }
+}

@@ -1,0 +1,48 @@
+//! What happens to flows by the clock: expiry, resumption, removal.
+
+use std::time::Duration;
+
+use super::Linking;
+use crate::domain::error::Failure;
+
+/// A claimed code whose redeemer has not been heard of for this long was redeemed by nobody we know.
+const ABANDONED_AFTER: Duration = Duration::from_secs(60);
+
+/// Ended flows stay this long: long enough to tell an outcome again, and to look into one.
+const KEEP_ENDED: Duration = Duration::from_hours(24);
+
+/// Parked answers that one run takes on.
+const BATCH: u32 = 100;
+
+impl Linking {
+    /// Fails flows that ran out of time, and removes what ended long ago.
+    pub async fn tidy(&self) -> Result<(), Failure> {
+        let now = self.0.clock.now();
+        self.0.store.expire_flows(now).await?;
+        self.0.store.abandon_claimed_flows(now.minus(ABANDONED_AFTER), now).await?;
+        self.0.store.delete_flows(now.minus(KEEP_ENDED)).await?;
+        Ok(())
+    }
+
+    /// Finishes flows whose code was redeemed and whose account is not there yet.
+    pub async fn resume(&self) -> Result<(), Failure> {
+        for flow in self.0.store.parked_flows(BATCH).await? {
+            match self.finish(flow).await {
+                Ok(_) => tracing::info!(%flow, "finished a link that was left in the middle"),
+                Err(failure) => tracing::warn!(%flow, %failure, "a link left in the middle is not finished yet"),
+            }
+        }
+        Ok(())
+    }
+
+    /// At the start of a store's only process: what the last one had claimed has no owner any more.
+    pub async fn recover(&self) -> Result<(), Failure> {
+        let now = self.0.clock.now();
+        let abandoned = self.0.store.abandon_claimed_flows(now.plus(Duration::from_millis(1)), now).await?;
+        if abandoned > 0 {
+            tracing::warn!(abandoned, "links were cut off while their code was being redeemed; they must be begun again");
+        }
+        self.0.store.void_leases(now).await?;
+        self.resume().await
+    }
+}

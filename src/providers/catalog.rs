@@ -1,0 +1,207 @@
+//! The catalog: what is known of providers, as data.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::domain::provider::Lifetime;
+use crate::domain::scopes::Scopes;
+
+/// All entries, by name.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Catalog {
+    provider: BTreeMap<String, Entry>,
+}
+
+/// What is known of one provider.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// The entry's name; the key of its table.
+    #[serde(skip)]
+    pub name: String,
+    /// Its name for people.
+    pub display_name: String,
+    /// Only for development instances.
+    #[serde(default)]
+    pub development_only: bool,
+    /// Where the browser is sent (RFC 6749 section 3.1). Absent, with the other URLs: the operator gives them.
+    pub authorization_url: Option<String>,
+    /// Where codes and refresh tokens are redeemed (RFC 6749 section 3.2).
+    pub token_url: Option<String>,
+    /// Where the profile is read, by GET with the access token as Bearer.
+    pub userinfo_url: Option<String>,
+    /// What `iss` of its callbacks must be (RFC 9207). Absent: not checked.
+    pub issuer: Option<String>,
+    /// RFC 6901 pointer to the account's id in the profile.
+    pub ptr_id: String,
+    /// The same to the e-mail address.
+    pub ptr_email: Option<String>,
+    /// The same to the name for people.
+    pub ptr_name: Option<String>,
+    /// The same to the picture's URL.
+    pub ptr_avatar: Option<String>,
+    /// The same to the login name.
+    pub ptr_username: Option<String>,
+    /// How a client secret is shown to the token endpoint (RFC 6749 section 2.3.1). Public clients send their id alone.
+    pub token_auth: TokenAuth,
+    /// What stands between two scopes, asked and granted.
+    pub scope_separator: String,
+    /// What every authorization asks for, so that the profile can be read.
+    pub identity_scopes: Vec<String>,
+    /// What a link asks for besides, to get a refresh token.
+    pub offline_scopes: Vec<String>,
+    /// Whether RFC 7636 is used, with S256.
+    pub pkce: Pkce,
+    /// Fixed parameters of the authorization URL.
+    #[serde(default)]
+    pub auth_params: BTreeMap<String, String>,
+    /// More of them where a refresh token is wanted.
+    #[serde(default)]
+    pub offline_params: BTreeMap<String, String>,
+    /// The access token's usual life in seconds, for answers that do not say: 0 = it does not expire.
+    access_token_ttl: Option<u64>,
+    /// How long a code may be redeemed, in seconds.
+    code_lifetime: u64,
+    /// Error codes of the token endpoint that mean that this grant is over.
+    pub dead_grant_errors: Vec<String>,
+    /// Fields of the token answer that an API call needs besides the token. Never secret.
+    #[serde(default)]
+    pub metadata: Vec<String>,
+}
+
+/// Ways to show a client secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenAuth {
+    /// As HTTP Basic password, form-encoded before.
+    ClientSecretBasic,
+    /// In the body.
+    ClientSecretPost,
+}
+
+/// What a provider makes of RFC 7636.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pkce {
+    /// It takes a challenge, or ignores it as RFC 6749 section 3.1 says.
+    Supported,
+    /// It refuses requests with one.
+    Unsupported,
+}
+
+static EMBEDDED: LazyLock<Catalog> = LazyLock::new(|| {
+    #[expect(clippy::expect_used, reason = "the text is compiled in, and a test reads it")]
+    Catalog::parse(include_str!("catalog.toml")).expect("the embedded catalog")
+});
+
+impl Catalog {
+    /// The catalog of this build.
+    pub fn embedded() -> &'static Self {
+        &EMBEDDED
+    }
+
+    /// The entry of this name.
+    pub fn entry(&self, name: &str) -> Option<&Entry> {
+        self.provider.get(name)
+    }
+
+    /// The names of all entries, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.provider.keys().map(String::as_str)
+    }
+
+    fn parse(text: &str) -> Result<Self, toml::de::Error> {
+        let mut catalog: Self = toml::from_str(text)?;
+        for (name, entry) in &mut catalog.provider {
+            entry.name.clone_from(name);
+        }
+        Ok(catalog)
+    }
+}
+
+impl Entry {
+    /// The life of an access token whose answer does not say.
+    pub fn usual_lifetime(&self) -> Option<Lifetime> {
+        self.access_token_ttl.map(|seconds| match seconds {
+            0 => Lifetime::Endless,
+            seconds => Lifetime::Stated(Duration::from_secs(seconds)),
+        })
+    }
+
+    /// How long a code may be redeemed.
+    pub const fn code_lifetime(&self) -> Duration {
+        Duration::from_secs(self.code_lifetime)
+    }
+
+    /// What every authorization asks for.
+    pub fn base_scopes(&self) -> Scopes {
+        self.identity_scopes.iter().cloned().collect()
+    }
+
+    /// What a link asks for besides.
+    pub fn offline_scopes(&self) -> Scopes {
+        self.offline_scopes.iter().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// An entry like `oauth2` with lines of TOML added, for tables.
+    pub(crate) fn entry_with(lines: &str) -> &'static Entry {
+        let base = r#"
+            display_name = "Example"
+            ptr_id = "/sub"
+            scope_separator = " "
+            identity_scopes = ["openid"]
+            offline_scopes = ["offline_access"]
+            code_lifetime = 30
+        "#;
+        let defaults = [
+            ("pkce", "\"supported\""),
+            ("dead_grant_errors", "[\"invalid_grant\"]"),
+            ("token_auth", "\"client_secret_basic\""),
+        ];
+        let defaults = defaults.iter().filter(|(key, _)| !lines.contains(key));
+        let defaults = defaults.map(|(key, value)| format!("{key} = {value}\n")).collect::<String>();
+        let text = format!("[provider.example]\n{base}\n{defaults}{lines}");
+        let catalog = Box::leak(Box::new(Catalog::parse(&text).unwrap()));
+        catalog.entry("example").unwrap()
+    }
+
+    #[test]
+    fn the_embedded_catalog_is_read_and_each_entry_is_whole() {
+        let catalog = Catalog::embedded();
+        assert_eq!(catalog.names().collect::<Vec<_>>(), ["oauth2", "sandbox"]);
+        for name in catalog.names() {
+            let entry = catalog.entry(name).unwrap();
+            assert_eq!(entry.name, name);
+            let urls = [&entry.authorization_url, &entry.token_url, &entry.userinfo_url];
+            assert!(urls.iter().all(|url| url.is_some()) || urls.iter().all(|url| url.is_none()), "{name}");
+            let pointers = [Some(&entry.ptr_id), entry.ptr_email.as_ref(), entry.ptr_name.as_ref()];
+            assert!(pointers.into_iter().flatten().all(|pointer| pointer.starts_with('/')), "{name}");
+            assert!(entry.code_lifetime() >= Duration::from_secs(30), "{name}");
+            let asked = entry.identity_scopes.iter().chain(&entry.offline_scopes);
+            assert!(Scopes::parse(asked.cloned()).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_nobody_reads_is_an_error() {
+        let text = include_str!("catalog.toml").replacen("display_name", "refresh_url = \"x\"\ndisplay_name", 1);
+        assert!(Catalog::parse(&text).unwrap_err().to_string().contains("refresh_url"));
+    }
+
+    #[test]
+    fn the_usual_lifetime_is_stated_endless_or_unknown() {
+        assert_eq!(entry_with("").usual_lifetime(), None);
+        assert_eq!(entry_with("access_token_ttl = 0").usual_lifetime(), Some(Lifetime::Endless));
+        let hour = Lifetime::Stated(Duration::from_hours(1));
+        assert_eq!(entry_with("access_token_ttl = 3600").usual_lifetime(), Some(hour));
+    }
+}

@@ -1,0 +1,107 @@
+//! `/_sandbox/…`: how a test reads the log and changes the behaviour over HTTP. Errors are
+//! `{"error": "invalid_request", "error_description": …}`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::{RawQuery, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::json;
+
+use super::App;
+use super::params::Params;
+
+/// The longest a `GET /_sandbox/faults?held=N` waits.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+pub(super) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/_sandbox/requests", get(requests).delete(clear_requests))
+        .route("/_sandbox/settings", get(settings).put(change_settings))
+        .route("/_sandbox/faults", get(faults).put(set_faults).delete(clear_faults))
+        .route("/_sandbox/faults/release", post(release))
+}
+
+async fn requests(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> Response {
+    match number(query, "since") {
+        Ok(since) => {
+            let (requests, last) = app.recorder.since(since.unwrap_or(0));
+            Json(json!({ "requests": requests, "last_sequence": last })).into_response()
+        }
+        Err(refused) => refused,
+    }
+}
+
+async fn clear_requests(State(app): State<Arc<App>>) -> StatusCode {
+    app.recorder.clear();
+    StatusCode::NO_CONTENT
+}
+
+async fn settings(State(app): State<Arc<App>>) -> Response {
+    Json(app.settings()).into_response()
+}
+
+async fn change_settings(State(app): State<Arc<App>>, body: Bytes) -> Response {
+    let changed = serde_json::from_slice(&body).and_then(|changes| app.settings().with(changes));
+    match changed {
+        Ok(changed) => {
+            app.set_settings(changed.clone());
+            Json(changed).into_response()
+        }
+        Err(error) => refused(&error.to_string()),
+    }
+}
+
+async fn faults(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> Response {
+    match number(query, "held") {
+        Ok(Some(held)) => {
+            let held = usize::try_from(held).unwrap_or(usize::MAX);
+            // Late or not, the answer tells how many wait.
+            let _ = tokio::time::timeout(LONGEST_WAIT, app.faults.wait_held(held)).await;
+            shown(&app)
+        }
+        Ok(None) => shown(&app),
+        Err(refused) => refused,
+    }
+}
+
+async fn set_faults(State(app): State<Arc<App>>, body: Bytes) -> Response {
+    match serde_json::from_slice(&body) {
+        Ok(faults) => {
+            app.faults.set(faults);
+            shown(&app)
+        }
+        Err(error) => refused(&error.to_string()),
+    }
+}
+
+async fn clear_faults(State(app): State<Arc<App>>) -> Response {
+    app.faults.set(super::Faults::default());
+    shown(&app)
+}
+
+async fn release(State(app): State<Arc<App>>) -> Response {
+    app.faults.release();
+    shown(&app)
+}
+
+fn shown(app: &App) -> Response {
+    Json(json!({ "faults": app.faults.get(), "held": app.faults.held() })).into_response()
+}
+
+/// A whole number of the query.
+#[expect(clippy::result_large_err, reason = "the error is the answer, made once")]
+fn number(query: Option<String>, name: &str) -> Result<Option<u64>, Response> {
+    let params = Params::read(query.unwrap_or_default().as_bytes());
+    let number = params.get(name).map(str::parse).transpose();
+    number.map_err(|_| refused(&format!("{name} is not a whole number")))
+}
+
+fn refused(why: &str) -> Response {
+    let body = json!({ "error": "invalid_request", "error_description": why });
+    (StatusCode::BAD_REQUEST, Json(body)).into_response()
+}

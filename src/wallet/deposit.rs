@@ -1,0 +1,182 @@
+//! Deposits: a code is redeemed once, its answer parked at once, and the grant made from it.
+
+use super::refresh::{FIRST_PAUSE, LAST_PAUSE};
+use super::{FlowIds, Ids, Wallet, spread};
+use crate::clock::Timestamp;
+use crate::domain::error::Failure;
+use crate::domain::event::{Event, EventKind};
+use crate::domain::flow::{Flow, Outcome};
+use crate::domain::grant::{Freshness, Grant, GrantState};
+use crate::domain::ids::{AccountId, GrantId};
+use crate::domain::policy;
+use crate::domain::provider::{Profile, TokenAnswer, Verdict};
+use crate::domain::secret::{AuthorizationCode, PkceVerifier};
+use crate::providers::Provider;
+use crate::store::{ClaimedFlow, Deposit, Deposited, NewGrant};
+use crate::vault::Owner;
+
+/// How often a deposit looks again when somebody else linked or unlinked the same account in between.
+const TRIES: usize = 5;
+
+/// Why a claimed code led to no parked answer.
+pub enum RedeemError {
+    /// The provider's word, or its silence.
+    Verdict(Verdict),
+    /// The stored code or verifier does not open; nothing was sent.
+    Unsent,
+    /// The provider answered, and the answer could not be kept.
+    Parking(Failure),
+}
+
+impl Wallet {
+    /// Redeems a claimed flow's code, once, and parks the answer before anything else is done with it.
+    pub async fn redeem_code(&self, flow: &Flow, claimed: &ClaimedFlow, provider: &Provider) -> Result<(), RedeemError> {
+        let ids = FlowIds::of(flow);
+        let unsent = |error| {
+            tracing::error!(flow = %flow.id, %error, "a flow's secrets do not open");
+            RedeemError::Unsent
+        };
+        let code: AuthorizationCode = self.0.vault.open_cell(&claimed.code, &ids.owner()).map_err(unsent)?;
+        let verifier = claimed.verifier.as_ref().map(|sealed| self.0.vault.open_cell(sealed, &ids.owner()));
+        let verifier: Option<PkceVerifier> = verifier.transpose().map_err(unsent)?;
+        let _permit = self.0.registry.gate().permit(provider.id).await;
+        let answer =
+            provider.exchange(&code, verifier.as_ref(), &flow.redirect_uri).await.map_err(RedeemError::Verdict)?;
+        self.park(flow, &answer).await.map_err(RedeemError::Parking)
+    }
+
+    /// Parks an answer with its flow. It is the only copy that there is, so this does not give up on a store that is
+    /// away.
+    async fn park(&self, flow: &Flow, answer: &TokenAnswer) -> Result<(), Failure> {
+        let ids = FlowIds::of(flow);
+        let sealed = self.0.vault.seal(answer, &ids.row_alone()).map_err(|error| {
+            tracing::error!(flow = %flow.id, %error, "could not seal a provider's answer");
+            Failure::Internal
+        })?;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.0.store.park_answer(flow.id, self.0.replica, &sealed).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => return Err(Failure::FlowOutcomeUnknown),
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(flow = %flow.id, %error, "the store does not take a provider's answer; trying again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LAST_PAUSE);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Opens a parked answer.
+    pub fn open_parked(&self, flow: &Flow, sealed: &crate::vault::Sealed<TokenAnswer>) -> Result<TokenAnswer, Failure> {
+        self.0.vault.open_cell(sealed, &FlowIds::of(flow).row_alone()).map_err(|_| {
+            tracing::error!(flow = %flow.id, "a parked answer does not open");
+            Failure::GrantQuarantined
+        })
+    }
+
+    /// Makes the account's grant of a parked answer: in one move with the account and the flow's end. A subject that
+    /// the user linked before keeps its account and gets a new grant.
+    pub async fn deposit(
+        &self,
+        flow: &Flow,
+        answer: &TokenAnswer,
+        profile: &Profile,
+        sent_at: Timestamp,
+    ) -> Result<Outcome, Failure> {
+        for _ in 0..TRIES {
+            let standing = self.0.store.account_by_subject(flow.provider, &profile.subject).await?;
+            let (account, existing) = match standing {
+                Some((_, user)) if user != flow.user => return Err(Failure::AccountLinkedToAnotherUser),
+                Some((account, _)) => (account, true),
+                None => (AccountId::new(self.0.clock.now()), false),
+            };
+            let deposit = self.deposit_of(flow, answer, profile, sent_at, (account, existing))?;
+            match self.0.store.deposit(&deposit).await? {
+                Deposited::Done => return Ok(Outcome { account, created: !existing }),
+                Deposited::Changed => {}
+                Deposited::LinkedToAnotherUser => return Err(Failure::AccountLinkedToAnotherUser),
+                Deposited::FlowGone => return Err(Failure::FlowOutcomeUnknown),
+            }
+        }
+        Err(Failure::StoreUnavailable)
+    }
+
+    fn deposit_of(
+        &self,
+        flow: &Flow,
+        answer: &TokenAnswer,
+        profile: &Profile,
+        sent_at: Timestamp,
+        (account, existing): (AccountId, bool),
+    ) -> Result<Deposit, Failure> {
+        let now = self.0.clock.now();
+        let refreshable = answer.refresh_token.is_some();
+        let freshness = Freshness::of(answer, refreshable, sent_at, 0.0, spread());
+        let ahead_until = now.plus(policy::ahead_for(freshness.lifetime.span(), self.0.ahead_for));
+        let scopes = answer.scopes.clone().unwrap_or_else(|| flow.scopes.clone());
+        let grant = Grant {
+            id: GrantId::new(now),
+            account,
+            user: flow.user.clone(),
+            provider: flow.provider,
+            state: GrantState::Active,
+            freshness: freshness.clone(),
+            token_type: answer.token_type.clone(),
+            scopes: scopes.clone(),
+            access_generation: 0,
+            refresh_generation: refreshable.then_some(0),
+            fence: 0,
+            committed_fence: 0,
+            attempted_at: None,
+            attempts: 0,
+            ahead_until,
+        };
+        let ids = Ids::of(&grant);
+        let sealing = |error: crate::vault::VaultError| {
+            tracing::error!(flow = %flow.id, %error, "could not seal a grant");
+            Failure::Internal
+        };
+        let refresh_token = answer.refresh_token.as_ref().map(|token| self.0.vault.seal(token, &ids.at(0))).transpose();
+        Ok(Deposit {
+            flow: flow.id,
+            account,
+            existing,
+            user: flow.user.clone(),
+            provider: flow.provider,
+            subject: profile.subject.clone(),
+            profile: self.0.vault.seal(profile, &ids.profile()).map_err(sealing)?,
+            events: events(flow, &grant, existing, now),
+            grant: NewGrant {
+                id: grant.id,
+                access_token: self.0.vault.seal(&answer.access_token, &ids.at(0)).map_err(sealing)?,
+                refresh_token: refresh_token.map_err(sealing)?,
+                token_type: grant.token_type,
+                scopes,
+                requested_scopes: flow.scopes.clone(),
+                metadata: answer.metadata.clone(),
+                freshness,
+                ahead_until,
+            },
+            now,
+        })
+    }
+}
+
+impl Ids {
+    /// The owner of the account's own cell.
+    fn profile(&self) -> Owner<'_> {
+        Owner { row: &self.account, account: &self.account, user: &self.user, provider: &self.provider, generation: 0 }
+    }
+}
+
+fn events(flow: &Flow, grant: &Grant, existing: bool, now: Timestamp) -> Vec<Event> {
+    let event = |kind| {
+        Event::new(kind, now, flow.user.clone(), flow.provider).account(grant.account).grant(grant.id).flow(flow.id)
+    };
+    let linked = event(if existing { EventKind::AccountRelinked } else { EventKind::AccountLinked });
+    let not_refreshable = (!grant.refreshable() && grant.freshness.lifetime.span().is_some())
+        .then(|| event(EventKind::AccountNotRefreshable));
+    [linked].into_iter().chain(not_refreshable).collect()
+}

@@ -1,0 +1,108 @@
+//! Redemptions under way in this process: whoever needs one joins it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::domain::error::Failure;
+use crate::domain::ids::GrantId;
+
+/// What a redemption came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Landing {
+    /// A new token is stored.
+    Refreshed,
+    /// Somebody else is at it, or was: look again.
+    Elsewhere,
+    /// No new token, and why.
+    Failed(Failure),
+}
+
+type Seat = watch::Receiver<Option<Landing>>;
+
+/// The flights of this process, at most one per grant.
+#[derive(Clone, Default)]
+pub(super) struct Flights(Arc<Mutex<HashMap<GrantId, Seat>>>);
+
+/// The one flight of a grant. When it is dropped, landed or not, the grant may fly again and passengers are told.
+pub(super) struct Flight {
+    grant: GrantId,
+    landed: watch::Sender<Option<Landing>>,
+    flights: Flights,
+}
+
+/// A place in a flight.
+pub(super) struct Passenger(Seat);
+
+impl Flights {
+    /// Joins the grant's flight; the first to come gets the flight itself, to fly it.
+    pub(super) fn board(&self, grant: GrantId) -> (Passenger, Option<Flight>) {
+        let mut flights = self.lock();
+        if let Some(seat) = flights.get(&grant) {
+            return (Passenger(seat.clone()), None);
+        }
+        let (landed, seat) = watch::channel(None);
+        flights.insert(grant, seat.clone());
+        (Passenger(seat), Some(Flight { grant, landed, flights: self.clone() }))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<GrantId, Seat>> {
+        // The map is whole between any two statements, so a panic elsewhere leaves nothing half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Flight {
+    /// Ends the flight: nobody joins it any more, and its passengers are told.
+    pub(super) fn land(self, landing: Landing) {
+        self.flights.lock().remove(&self.grant);
+        // Without passengers there is nobody to tell.
+        let _ = self.landed.send(Some(landing));
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if self.landed.borrow().is_none() {
+            self.flights.lock().remove(&self.grant);
+        }
+    }
+}
+
+impl Passenger {
+    /// Waits for the flight's end. Leaving early does not end it.
+    pub(super) async fn arrive(mut self) -> Landing {
+        match self.0.wait_for(Option::is_some).await {
+            Ok(landing) => landing.clone().unwrap_or(Landing::Elsewhere),
+            // The task ended without landing: it panicked, and said so in the log.
+            Err(_) => Landing::Failed(Failure::Internal),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+
+    #[tokio::test]
+    async fn a_grant_has_one_flight_and_all_passengers_land_with_it() {
+        let (flights, grant) = (Flights::default(), GrantId::new(Timestamp::from_millis(0)));
+        let (first, flight) = flights.board(grant);
+        let (second, none) = flights.board(grant);
+        assert!(none.is_none());
+        flight.unwrap().land(Landing::Refreshed);
+        assert_eq!((first.arrive().await, second.arrive().await), (Landing::Refreshed, Landing::Refreshed));
+        assert!(flights.board(grant).1.is_some(), "the next one is a new flight");
+    }
+
+    #[tokio::test]
+    async fn a_lost_flight_strands_nobody() {
+        let (flights, grant) = (Flights::default(), GrantId::new(Timestamp::from_millis(0)));
+        let (passenger, flight) = flights.board(grant);
+        drop(flight);
+        assert_eq!(passenger.arrive().await, Landing::Failed(Failure::Internal));
+        assert!(flights.board(grant).1.is_some());
+    }
+}

@@ -1,0 +1,172 @@
+//! Gets: `(user, provider)` in, a fresh access token out.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::flights::Landing;
+use super::{Ids, Inner, Wallet};
+use crate::access::permit::{Permit, ReadToken};
+use crate::clock::Timestamp;
+use crate::domain::error::Failure;
+use crate::domain::grant::{Need, Refusal, Serve};
+use crate::domain::ids::AccountId;
+use crate::domain::policy;
+use crate::domain::scopes::Scopes;
+use crate::domain::secret::AccessToken;
+use crate::store::Holding;
+
+/// How often a get looks again while another holder of the grant's lease is at it.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
+const LAST_LOOK: Duration = Duration::from_millis(500);
+
+/// Which token is wanted, besides whose and where.
+#[derive(Clone, Debug, Default)]
+pub struct TokenRequest {
+    /// One of the user's accounts; unset: the default one, or the only one.
+    pub account: Option<AccountId>,
+    /// What the token must be good for.
+    pub need: Need,
+}
+
+/// A token handed out.
+pub struct Handout {
+    /// The token.
+    pub access_token: AccessToken,
+    /// How to send it.
+    pub token_type: String,
+    /// When it ends; `None` if never.
+    pub expires_at: Option<Timestamp>,
+    /// What was granted.
+    pub scopes: Scopes,
+    /// Whose it is.
+    pub account: AccountId,
+    /// The provider's own id of the account.
+    pub subject: String,
+    /// What an API call needs besides the token.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl Wallet {
+    /// A fresh access token, or the truth about why there is none. If the token at hand is too old, this waits for
+    /// the one refresh of its grant; dropping the future leaves that refresh running.
+    pub async fn token(&self, permit: &Permit<ReadToken>, request: &TokenRequest) -> Result<Handout, Failure> {
+        let ReadToken { user, provider } = permit.action();
+        let provider = self.0.registry.by_slug(provider).await?.id;
+        let mut refreshed = false;
+        let mut look_again = FIRST_LOOK;
+        loop {
+            let holding = choose(self.0.store.holdings(user, provider).await?, request.account)?;
+            let stale_will_do = match holding.grant.serve(&request.need, self.0.clock.now()) {
+                Serve::Now => return self.hand_out(holding).await,
+                Serve::NowThenRefresh => {
+                    drop(self.refresh(&holding));
+                    return self.hand_out(holding).await;
+                }
+                Serve::Refuse(refusal) => return Err(self.failure(refusal)),
+                // What the provider issues is already too short for its own margin: above the floor it will do.
+                Serve::AfterRefresh { .. } if refreshed && holding.grant.lives(self.0.clock.now()) => {
+                    return self.hand_out(holding).await;
+                }
+                Serve::AfterRefresh { .. } if refreshed => {
+                    return Err(Failure::ProviderUnavailable { retry_after: Duration::from_secs(1) });
+                }
+                Serve::AfterRefresh { stale_will_do } => stale_will_do,
+            };
+            match self.refresh(&holding).arrive().await {
+                Landing::Refreshed => refreshed = true,
+                Landing::Elsewhere => {
+                    // Real time, not the clock's: this waits for another process, or for a moment at the store.
+                    tokio::time::sleep(look_again).await;
+                    look_again = (look_again * 2).min(LAST_LOOK);
+                }
+                Landing::Failed(Failure::ProviderUnavailable { .. } | Failure::StoreUnavailable) if stale_will_do => {
+                    return self.hand_out_while_it_lives(holding).await;
+                }
+                Landing::Failed(failure) => return Err(failure),
+            }
+        }
+    }
+
+    async fn hand_out_while_it_lives(&self, holding: Holding) -> Result<Handout, Failure> {
+        if holding.grant.lives(self.0.clock.now()) {
+            return self.hand_out(holding).await;
+        }
+        Err(Failure::ProviderUnavailable { retry_after: Duration::from_secs(5) })
+    }
+
+    async fn hand_out(&self, holding: Holding) -> Result<Handout, Failure> {
+        let Holding { grant, access_token, subject, metadata, .. } = holding;
+        let ids = Ids::of(&grant);
+        let Ok(access_token) = self.0.vault.open_cell(&access_token, &ids.at(grant.access_generation)) else {
+            self.0.quarantine(&grant, "access_token").await;
+            return Err(Failure::GrantQuarantined);
+        };
+        self.keep_ahead(&grant);
+        Ok(Handout {
+            access_token,
+            expires_at: grant.freshness.expires_at(),
+            token_type: grant.token_type,
+            scopes: grant.scopes,
+            account: grant.account,
+            subject,
+            metadata,
+        })
+    }
+
+    /// Notes that the grant was asked for, so that the sweep refreshes it ahead. Written when a tenth of the span is
+    /// used up, not by every get; nobody waits for it.
+    fn keep_ahead(&self, grant: &crate::domain::grant::Grant) {
+        let span = policy::ahead_for(grant.freshness.lifetime.span(), self.0.ahead_for);
+        let now = self.0.clock.now();
+        if !grant.refreshable() || grant.ahead_until.since(now) > span.mul_f64(0.9) {
+            return;
+        }
+        let (inner, id) = (std::sync::Arc::clone(&self.0), grant.id);
+        self.0.tasks.spawn(async move {
+            if let Err(error) = inner.store.extend_ahead(id, now.plus(span)).await {
+                tracing::warn!(grant = %id, %error, "could not note that a grant was asked for");
+            }
+        });
+    }
+
+    fn failure(&self, refusal: Refusal) -> Failure {
+        match refusal {
+            Refusal::MissingScopes(scopes) => Failure::MissingScopes(scopes),
+            Refusal::ReauthorizationRequired => Failure::ReauthorizationRequired,
+            Refusal::NoRefreshToken => Failure::NoRefreshToken,
+            Refusal::Quarantined => Failure::GrantQuarantined,
+            Refusal::NotLinked => Failure::AccountNotLinked,
+            Refusal::Wait(until) => Failure::ProviderUnavailable { retry_after: until.since(self.0.clock.now()) },
+        }
+    }
+}
+
+impl Inner {
+    /// Takes a grant out of use because a cell of it does not open. Nothing is deleted: an operator must look.
+    pub(super) async fn quarantine(&self, grant: &crate::domain::grant::Grant, cell: &str) {
+        use crate::domain::event::{Event, EventKind};
+        tracing::error!(grant = %grant.id, account = %grant.account, cell, "a stored token does not open; quarantined its grant");
+        let event =
+            Event::new(EventKind::AccountQuarantined, self.clock.now(), grant.user.clone(), grant.provider)
+                .account(grant.account)
+                .grant(grant.id)
+                .because(cell);
+        if let Err(error) = self.store.quarantine(grant.id, grant.account, &event).await {
+            tracing::error!(grant = %grant.id, %error, "could not quarantine a grant");
+        }
+    }
+}
+
+/// Which of the user's accounts: the given one; else the default; else the only one. Never another.
+fn choose(holdings: Vec<Holding>, account: Option<AccountId>) -> Result<Holding, Failure> {
+    if let Some(account) = account {
+        return holdings.into_iter().find(|holding| holding.grant.account == account).ok_or(Failure::AccountNotFound);
+    }
+    let several = holdings.len() > 1;
+    let mut found = holdings.into_iter().filter(|holding| !several || holding.is_default);
+    match found.next() {
+        Some(holding) => Ok(holding),
+        None if several => Err(Failure::DefaultAccountUnset),
+        None => Err(Failure::AccountNotLinked),
+    }
+}

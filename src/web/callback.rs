@@ -1,0 +1,76 @@
+//! `GET /oauth/callback/{provider}`: the provider sends the browser back (RFC 6749 section 4.1.2).
+
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+
+use super::{Rooms, page};
+use crate::domain::error::Failure;
+use crate::domain::secret::{AuthorizationCode, FlowState};
+use crate::linking::{Callback, Received};
+
+/// Longest query that is read, in bytes.
+const LONGEST_QUERY: usize = 16 * 1024;
+
+pub(super) async fn receive(
+    State(rooms): State<Rooms>,
+    Path(provider): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    // Made in a task of its own: once begun, it is not left in the middle when the browser goes away.
+    let callback = read(provider, query.as_deref().unwrap_or_default());
+    let linking = rooms.linking.clone();
+    let received = tokio::spawn(async move { linking.receive(callback).await }).await;
+    match received.unwrap_or(Err(Failure::Internal)) {
+        Ok(Received::Redirect(url)) => see_other(&url),
+        Ok(Received::OwnPage { flow, ticket }) => page::finished(&rooms.grpc, &flow.to_string(), ticket.expose()),
+        Ok(Received::OwnPageFailed(failure)) => page::failed(failure),
+        Ok(Received::Bad) => page::bad_callback(),
+        Err(Failure::StoreUnavailable) => page::unavailable(),
+        Err(failure) => {
+            tracing::error!(%failure, "a callback could not be taken");
+            page::broken()
+        }
+    }
+}
+
+/// Reads the query. A parameter that stands twice is not a parameter: the flow is burned for it, or not found.
+fn read(provider: String, query: &str) -> Callback {
+    let query = if query.len() > LONGEST_QUERY { "" } else { query };
+    let once = |wanted: &str| {
+        let mut values = url::form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == wanted);
+        match (values.next(), values.next()) {
+            (Some((_, value)), None) => Some(value.into_owned()),
+            _ => None,
+        }
+    };
+    Callback {
+        provider,
+        state: once("state").map(FlowState::new),
+        code: once("code").map(AuthorizationCode::new),
+        error: once("error"),
+        issuer: once("iss"),
+    }
+}
+
+/// 303, so that the browser asks by GET and never repeats this request's method.
+fn see_other(url: &str) -> Response {
+    match HeaderValue::from_str(url) {
+        Ok(location) => (StatusCode::SEE_OTHER, [(header::LOCATION, location)]).into_response(),
+        Err(_) => page::broken(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_counts_only_if_it_stands_once() {
+        let callback = read("sandbox".into(), "state=s&code=a&code=b&iss=http%3A%2F%2Fi");
+        assert_eq!(callback.state.map(|state| state.expose().to_owned()), Some("s".into()));
+        assert!(callback.code.is_none());
+        assert_eq!(callback.issuer.as_deref(), Some("http://i"));
+        assert!(read("sandbox".into(), &format!("state={}", "s".repeat(LONGEST_QUERY))).state.is_none());
+    }
+}

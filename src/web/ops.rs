@@ -1,0 +1,48 @@
+//! The ops endpoints: `/livez`, `/readyz`, `/metrics`.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+
+use crate::store::Store;
+use crate::telemetry;
+
+/// What readiness is judged by.
+#[derive(Clone)]
+pub struct Readiness {
+    /// It must answer.
+    pub store: Store,
+    /// Names a job that keeps failing.
+    pub failing_job: Arc<dyn Fn() -> Option<&'static str> + Send + Sync>,
+}
+
+/// Serves the ops endpoints on `listener` until `shutdown` completes.
+pub async fn serve(
+    listener: TcpListener,
+    readiness: Readiness,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let router = Router::new()
+        .route("/livez", get(|| async { "live\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(|| async { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], telemetry::metrics::render()) }))
+        .with_state(readiness);
+    axum::serve(listener, router).with_graceful_shutdown(shutdown).await
+}
+
+async fn ready(State(readiness): State<Readiness>) -> Response {
+    if readiness.store.ping().await.is_err() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "not ready: the store does not answer\n").into_response();
+    }
+    match (readiness.failing_job)() {
+        Some(job) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: job {job} keeps failing\n")).into_response(),
+        None => "ready\n".into_response(),
+    }
+}

@@ -1,0 +1,119 @@
+//! Pages: plain HTML with one style, no scripts. Whatever is shown is escaped.
+
+use std::fmt::Write as _;
+use std::sync::LazyLock;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use data_encoding::BASE64;
+use sha2::{Digest as _, Sha256};
+
+use crate::domain::flow::FlowFailure;
+
+const STYLE: &str = "\
+:root{color-scheme:light dark;font:16px/1.5 system-ui,sans-serif}\
+body{max-width:40rem;margin:12vh auto;padding:0 1.25rem}\
+h1{font-size:1.4rem}\
+pre{padding:1rem;border:1px solid color-mix(in srgb,currentColor 25%,transparent);border-radius:.5rem;\
+white-space:pre-wrap;overflow-wrap:anywhere}";
+
+/// Allows the one style above and nothing else.
+static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let style = BASE64.encode(&Sha256::digest(STYLE.as_bytes()));
+    let policy =
+        format!("default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'");
+    HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"))
+});
+
+pub(super) fn content_security_policy() -> HeaderValue {
+    POLICY.clone()
+}
+
+/// The end of a flow without a redirect URL, in development: shows the call that completes it.
+pub(super) fn finished(grpc: &str, flow: &str, ticket: &str) -> Response {
+    let call = format!(
+        "grpcurl -plaintext -H \"authorization: Bearer $TOKEN_WALLET_API_KEY\" \\\n  \
+         -d '{{\"user_id\": \"THE USER\", \"ticket\": \"{ticket}\"}}' \\\n  \
+         {grpc} tokenwallet.v1.ExternalAccountService/CompleteLink"
+    );
+    let body = format!(
+        "<h1>One call to go</h1><p>The provider said yes. Flow <code>{}</code> is complete when the service that \
+         started it makes this call, within a minute, for the user that it started it for:</p><pre>{}</pre>\
+         <p>A flow that is given a redirect URL ends there instead, with the ticket.</p>",
+        escape(flow),
+        escape(&call)
+    );
+    page(StatusCode::OK, "One call to go", &body)
+}
+
+/// The end of a failed flow that cannot end at the app.
+pub(super) fn failed(failure: FlowFailure) -> Response {
+    let sentence = match failure {
+        FlowFailure::Cancelled => "You cancelled. Nothing was connected.",
+        FlowFailure::RedirectUrlNotAllowed => "The application that sent you here may not be returned to any more.",
+        FlowFailure::ProviderError
+        | FlowFailure::ProviderMismatch
+        | FlowFailure::Expired
+        | FlowFailure::SessionMismatch
+        | FlowFailure::CodeRefused
+        | FlowFailure::Misconfigured
+        | FlowFailure::OutcomeUnknown
+        | FlowFailure::LinkedToAnotherUser => "The provider did not complete the request. Nothing was connected.",
+    };
+    message(StatusCode::BAD_REQUEST, "Not connected", sentence)
+}
+
+/// Whatever is wrong with a state: one and the same page.
+pub(super) fn bad_callback() -> Response {
+    let sentence = "This link is not valid, or not any more. Go back to the application and start again.";
+    message(StatusCode::BAD_REQUEST, "This link cannot be used", sentence)
+}
+
+pub(super) fn unavailable() -> Response {
+    message(StatusCode::SERVICE_UNAVAILABLE, "Try again in a moment", "The service is not available right now.")
+}
+
+pub(super) fn broken() -> Response {
+    let sentence = "Something went wrong on our side. Go back to the application and start again.";
+    message(StatusCode::INTERNAL_SERVER_ERROR, "Something went wrong", sentence)
+}
+
+pub(super) fn not_found() -> Response {
+    message(StatusCode::NOT_FOUND, "Nothing here", "There is no page at this address.")
+}
+
+fn message(status: StatusCode, title: &str, sentence: &str) -> Response {
+    page(status, title, &format!("<h1>{title}</h1><p>{sentence}</p>"))
+}
+
+fn page(status: StatusCode, title: &str, body: &str) -> Response {
+    let html = format!(
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>{title}</title>\
+         <style>{STYLE}</style></head><body><main>{body}</main></body></html>"
+    );
+    (status, [(header::CONTENT_TYPE, "text/html; charset=utf-8")], html).into_response()
+}
+
+fn escape(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut html, character| {
+        match character {
+            '<' | '>' | '&' | '"' | '\'' => {
+                // Writing to a string does not fail.
+                let _ = write!(html, "&#{};", u32::from(character));
+            }
+            plain => html.push(plain),
+        }
+        html
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_is_escaped() {
+        assert_eq!(escape("<b a='\"'>&"), "&#60;b a=&#39;&#34;&#39;&#62;&#38;");
+    }
+}
