@@ -136,8 +136,8 @@ pub(super) fn is_active(account: &ExternalAccount) -> bool {
 pub(super) fn who(account: &ExternalAccount) -> &str {
     let identity = account.identity.as_ref();
     let names = identity.map(|identity| [&identity.username, &identity.email, &identity.name]);
-    let named = names.into_iter().flatten().find(|name| !name.is_empty());
-    named.unwrap_or(&account.provider_account_id)
+    let best = names.into_iter().flatten().find(|name| !name.is_empty());
+    best.unwrap_or(&account.provider_account_id)
 }
 
 fn row(account: ExternalAccount) -> [String; 6] {

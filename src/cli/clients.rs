@@ -5,8 +5,10 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use serde_json::{Value, json};
 
-use super::output;
 use super::remote::{PAGE_SIZE, Target};
+use super::{ConfigArgs, output};
+use crate::app;
+use crate::clock::Clock;
 use crate::proto::v1::{ApiClient, ApiKeyInfo, CreateApiClientRequest, DeleteApiClientRequest, ListApiClientsRequest};
 
 /// Make, list and delete API clients: the services that may call, and their keys.
@@ -19,7 +21,9 @@ pub(super) enum Command {
 
 /// Make an API client and print its API key, which is shown this once.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  token-wallet clients create billing --key-ttl 90days > billing.key")]
+#[command(after_help = "Examples:
+  token-wallet clients create billing --key-ttl 90days > billing.key
+  token-wallet clients create admin --bootstrap > admin.key          the first one, on a stopped store")]
 pub(super) struct Create {
     /// Its name for operators
     name: String,
@@ -28,9 +32,16 @@ pub(super) struct Create {
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     key_ttl: Option<Duration>,
 
+    /// Write to the configured store itself, which no wallet may be using: how the first key is made
+    #[arg(long, conflicts_with_all = ["key_ttl", "api_key_file"])]
+    bootstrap: bool,
+
     /// Print JSON
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    config: ConfigArgs,
 
     #[command(flatten)]
     target: Target,
@@ -70,6 +81,11 @@ impl Command {
 
 impl Create {
     async fn run(self) -> anyhow::Result<()> {
+        if self.bootstrap {
+            let config = self.config.load()?;
+            let (id, key) = app::bootstrap_client(&config, &self.name, &Clock::system()).await?;
+            return show(&id.to_string(), &self.name, key.expose(), self.json);
+        }
         let key_ttl = self.key_ttl.map(prost_types::Duration::try_from).transpose();
         let key_ttl = key_ttl.map_err(|_| anyhow!("--key-ttl is too long"))?;
         let request = CreateApiClientRequest { display_name: self.name, key_ttl };

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use url::Url;
 
 use super::loopback::{ALLOWED_URL, Loopback};
-use super::remote::{Remote, Target};
+use super::remote::{Remote, Target, reason};
 use super::{accounts, output};
 use crate::proto::v1::complete_link_request::Proof;
 use crate::proto::v1::{CompleteLinkRequest, CompleteLinkResponse, StartLinkRequest, StartLinkResponse};
@@ -86,13 +86,17 @@ impl Link {
 }
 
 async fn start(remote: &Remote, request: &StartLinkRequest) -> anyhow::Result<StartLinkResponse> {
-    let started = remote.accounts().start_link(request.clone()).await;
-    started.map(|answer| answer.into_inner()).map_err(|status| {
-        if super::remote::reason(&status).as_deref() == Some("REDIRECT_URL_NOT_ALLOWED") {
-            output::note(format_args!("Allow it once: token-wallet redirect-urls create {ALLOWED_URL}"));
+    match remote.accounts().start_link(request.clone()).await {
+        Ok(started) => Ok(started.into_inner()),
+        Err(status) => {
+            if reason(&status).as_deref() == Some("REDIRECT_URL_NOT_ALLOWED") {
+                output::note(format_args!(
+                    "This command needs it once: token-wallet redirect-urls create {ALLOWED_URL}"
+                ));
+            }
+            Err(status.into())
         }
-        status.into()
-    })
+    }
 }
 
 /// Ends a link with the URL that the browser came back with.

@@ -3,14 +3,20 @@
 mod accounts;
 mod check_config;
 mod clients;
+mod dev;
 mod dev_file;
+mod keys;
 mod link;
 mod loopback;
+mod migrate;
 mod output;
 mod providers;
 mod redirect_urls;
 mod remote;
+mod sandbox;
 mod secret;
+mod serve;
+mod stop;
 mod token;
 
 use std::io;
@@ -19,7 +25,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{self, Config, ConfigError};
+use crate::app::StartError;
+use crate::config::{self, Config, ConfigError, LogConfig, LogFormat};
+use crate::keys::KeysError;
+use crate::store::StoreError;
+use crate::telemetry::{self, TelemetryError};
+use crate::vault::RootKeyError;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -40,7 +51,13 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Dev(dev::Args),
+    Serve(serve::Args),
+    Sandbox(sandbox::Args),
+    Migrate(migrate::Args),
     CheckConfig(check_config::Args),
+    #[command(subcommand)]
+    Keys(keys::Command),
     #[command(subcommand)]
     Clients(clients::Command),
     #[command(subcommand)]
@@ -80,7 +97,12 @@ pub async fn run() -> ExitCode {
 impl Command {
     async fn run(self) -> anyhow::Result<()> {
         match self {
+            Self::Dev(args) => args.run().await,
+            Self::Serve(args) => args.run().await,
+            Self::Sandbox(args) => args.run().await,
+            Self::Migrate(args) => args.run().await,
             Self::CheckConfig(args) => args.run(),
+            Self::Keys(command) => command.run().await,
             Self::Clients(command) => command.run().await,
             Self::Providers(command) => command.run().await,
             Self::RedirectUrls(command) => command.run().await,
@@ -104,6 +126,25 @@ fn report(error: &anyhow::Error) -> u8 {
     exit_code(error)
 }
 
+/// 78 where somebody must mend the configuration, the root key or the store first; 1 where another try may help.
 fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.is::<ConfigError>() { config::EXIT_CODE } else { 1 }
+    if let Some(error) = error.downcast_ref::<StartError>() {
+        return error.exit_code();
+    }
+    let configuration = error.is::<ConfigError>()
+        || error.is::<RootKeyError>()
+        || matches!(error.downcast_ref(), Some(TelemetryError::Filter(_)))
+        || error.downcast_ref::<KeysError>().is_some_and(KeysError::is_configuration)
+        || error.downcast_ref::<StoreError>().is_some_and(|error| !error.is_transient());
+    if configuration { config::EXIT_CODE } else { 1 }
+}
+
+/// Begins to log as configured; `RUST_LOG` has the last word on what.
+fn logs(log: &LogConfig) -> Result<(), TelemetryError> {
+    let format = match log.format {
+        LogFormat::Pretty => telemetry::Format::Pretty,
+        LogFormat::Json => telemetry::Format::Json,
+    };
+    let wished = config::variable("RUST_LOG").and_then(|filter| filter.into_string().ok());
+    telemetry::init(format, wished.filter(|filter| !filter.is_empty()).as_deref().unwrap_or(&log.filter))
 }

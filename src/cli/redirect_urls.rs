@@ -14,7 +14,7 @@ pub(super) enum Command {
     Delete(Delete),
 }
 
-/// Allow a URL: https, http on 127.0.0.1 or [::1] (any port), or an app's scheme with a dot.
+/// Allow a URL: https, http on a loopback address (any port), or an app's scheme with a dot.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   token-wallet redirect-urls create https://app.example.com/linked

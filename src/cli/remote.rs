@@ -1,6 +1,6 @@
 //! The gRPC client of the commands: where the wallet is, with which key, and what its errors mean.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -167,7 +167,8 @@ pub(super) fn explain(error: &anyhow::Error) -> Option<Explanation> {
     };
     let mut text = plain(status.message());
     for violation in status.get_details_bad_request().into_iter().flat_map(|details| details.field_violations) {
-        text.push_str(&format!("\n  {}: {}", plain(&violation.field), plain(&violation.description)));
+        // Writing to a String cannot fail.
+        let _ = write!(text, "\n  {}: {}", plain(&violation.field), plain(&violation.description));
     }
     let wait = status.get_details_retry_info().and_then(|details| details.retry_delay);
     let hint = hint(&info.reason)

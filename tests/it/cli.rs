@@ -1,14 +1,24 @@
 //! The command line as a person or a script meets it: the built binary, its output and its exit codes.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Each command with words that its help must have.
-const COMMANDS: [(&str, &[&str]); 24] = [
+const COMMANDS: [(&str, &[&str]); 30] = [
     ("", &["dev", "serve", "accounts", "Exit codes", "Examples"]),
+    ("dev", &["--data-dir", "--grpc-addr", "--web-addr", "--ops-addr", "--token-ttl", "--json", "[default: 60s]"]),
+    ("serve", &["--config", "--bootstrap-admin-key-file", "keys init"]),
+    ("sandbox", &["--addr", "--token-ttl", "--rotation", "--person", "--redirect-uri", "--state-file", "--json"]),
+    ("migrate", &["--config"]),
     ("check-config", &["--config", "78"]),
+    ("keys", &["init", "status"]),
+    ("keys init", &["--config", "--json", "TOKEN_WALLET_ROOT_KEY"]),
+    ("keys status", &["--config", "--json"]),
     ("clients", &["create", "list", "delete"]),
-    ("clients create", &["<NAME>", "--key-ttl", "--json", "--addr", "--api-key-file"]),
+    ("clients create", &["<NAME>", "--key-ttl", "--bootstrap", "--config", "--json", "--addr", "--api-key-file"]),
     ("clients list", &["--json", "--addr"]),
     ("clients delete", &["<CLIENT>"]),
     ("providers", &["create", "get", "list", "delete"]),
@@ -28,14 +38,17 @@ const COMMANDS: [(&str, &[&str]); 24] = [
     ("token get", &["<USER>", "<PROVIDER>", "--min-ttl", "--scope", "--account", "--header", "--json"]),
     ("help accounts", &["unlink"]),
     ("help token get", &["--min-ttl"]),
-    ("help check-config", &["--config"]),
 ];
 
-/// Runs the binary in `folder` with nothing of the test's environment but `variables`.
-fn run_in(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+/// The binary in `folder`, with nothing of the test's environment but `variables`.
+fn binary(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_token-wallet"));
     command.current_dir(folder).env_clear().envs(variables.iter().copied()).args(arguments);
-    command.output().unwrap()
+    command
+}
+
+fn run_in(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    binary(folder, arguments, variables).output().unwrap()
 }
 
 fn run(arguments: &[&str]) -> Output {
@@ -73,6 +86,8 @@ fn wrong_usage_exits_with_2_and_says_what_is_right() {
         (&["providers", "create", "acme", "--client-id", "x"], "--client-secret-file"),
         (&["providers", "create", "acme", "--client-id", "x", "--client-secret", "s"], "--client-secret"),
         (&["token", "get", "demo", "sandbox", "--api-key", "twk_x"], "--api-key"),
+        (&["dev", "--grpc-addr", "0.0.0.0:50051"], "must be a loopback address"),
+        (&["sandbox", "--rotation", "sometimes"], "always, never or grace=<duration>"),
         (&["tokens"], "token"),
     ] {
         let output = run(arguments);
@@ -140,4 +155,29 @@ fn the_key_of_dev_goes_to_dev_only() {
     assert!(text(&found.stderr).contains("no wallet answers there"), "{found:?}");
     let elsewhere = run_in(folder.path(), &["accounts", "list", "--addr", "127.0.0.1:5"], &[]);
     assert!(text(&elsewhere.stderr).contains("no API key"), "{elsewhere:?}");
+}
+
+/// A child that does not outlive its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_sandbox_says_where_it_is_and_ends_with_0_when_told_to() {
+    let folder = tempfile::tempdir().unwrap();
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut command = binary(folder.path(), &["sandbox", "--addr", "127.0.0.1:0", "--json"], &[]);
+        let mut sandbox = Running(command.stdout(Stdio::piped()).spawn().unwrap());
+        let mut line = String::new();
+        BufReader::new(sandbox.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert!(ready["sandbox"].as_str().unwrap().starts_with("http://127.0.0.1:"), "{line}");
+        kill_process(Pid::from_child(&sandbox.0), signal).unwrap();
+        assert_eq!(sandbox.0.wait().unwrap().code(), Some(0), "{signal:?}");
+    }
 }
