@@ -1,20 +1,21 @@
 -- The tables of links, tokens, providers and callers.
--- Times are Unix milliseconds, ids and user names are text compared byte for byte, secrets are sealed blobs.
+-- Times are Unix milliseconds, ids and user names are text compared byte for byte (hence the
+-- collation), secrets are sealed blobs.
 
 -- One row: whose store this is. Written once.
 CREATE TABLE instance (
     singleton  BIGINT PRIMARY KEY CHECK (singleton = 1),
-    id         TEXT   NOT NULL,
-    kind       TEXT   NOT NULL CHECK (kind IN ('development', 'production')),
+    id         TEXT COLLATE "C" NOT NULL,
+    kind       TEXT COLLATE "C" NOT NULL CHECK (kind IN ('development', 'production')),
     -- The replica that a restarted single process is (SQLite).
-    replica_id TEXT   NOT NULL,
+    replica_id TEXT COLLATE "C" NOT NULL,
     created_at BIGINT NOT NULL
 );
 
 -- One row: proves that the root key at hand is the right one, and that the data keys are ours.
 CREATE TABLE keyring (
     singleton            BIGINT PRIMARY KEY CHECK (singleton = 1),
-    root_key_fingerprint TEXT   NOT NULL,
+    root_key_fingerprint TEXT COLLATE "C" NOT NULL,
     canary               BYTEA  NOT NULL,
     mac_key              BYTEA  NOT NULL,
     mac                  BYTEA  NOT NULL
@@ -23,21 +24,21 @@ CREATE TABLE keyring (
 -- Data keys, wrapped by the root key.
 CREATE TABLE data_keys (
     id         BIGINT PRIMARY KEY,
-    state      TEXT   NOT NULL CHECK (state IN ('pending', 'active', 'retired')),
+    state      TEXT COLLATE "C" NOT NULL CHECK (state IN ('pending', 'active', 'retired')),
     wrapped    BYTEA  NOT NULL,
     created_at BIGINT NOT NULL
 );
 
 CREATE TABLE providers (
-    id                TEXT   PRIMARY KEY,
-    slug              TEXT   NOT NULL,
-    catalog_entry     TEXT   NOT NULL,
-    display_name      TEXT,
-    client_id         TEXT   NOT NULL,
+    id                TEXT COLLATE "C" PRIMARY KEY,
+    slug              TEXT COLLATE "C" NOT NULL,
+    catalog_entry     TEXT COLLATE "C" NOT NULL,
+    display_name      TEXT COLLATE "C",
+    client_id         TEXT COLLATE "C" NOT NULL,
     -- JSON array.
-    additional_scopes TEXT   NOT NULL,
+    additional_scopes TEXT COLLATE "C" NOT NULL,
     -- JSON object of own endpoints, for entries that have none.
-    endpoints         TEXT,
+    endpoints         TEXT COLLATE "C",
     created_at        BIGINT NOT NULL,
     deleted_at        BIGINT
 );
@@ -46,8 +47,8 @@ CREATE TABLE providers (
 CREATE UNIQUE INDEX providers_by_slug ON providers (slug) WHERE deleted_at IS NULL;
 
 CREATE TABLE provider_secrets (
-    id          TEXT   PRIMARY KEY,
-    provider_id TEXT   NOT NULL REFERENCES providers (id),
+    id          TEXT COLLATE "C" PRIMARY KEY,
+    provider_id TEXT COLLATE "C" NOT NULL REFERENCES providers (id),
     secret      BYTEA  NOT NULL,
     created_at  BIGINT NOT NULL
 );
@@ -56,20 +57,20 @@ CREATE INDEX provider_secrets_by_provider ON provider_secrets (provider_id, crea
 
 -- A user exists from its first account.
 CREATE TABLE users (
-    id         TEXT   PRIMARY KEY,
+    id         TEXT COLLATE "C" PRIMARY KEY,
     created_at BIGINT NOT NULL
 );
 
 -- What of an account seldom changes; what changes with every refresh is in grants.
 CREATE TABLE external_accounts (
-    id           TEXT    PRIMARY KEY,
-    user_id      TEXT    NOT NULL REFERENCES users (id),
-    provider_id  TEXT    NOT NULL REFERENCES providers (id),
+    id           TEXT COLLATE "C" PRIMARY KEY,
+    user_id      TEXT COLLATE "C" NOT NULL REFERENCES users (id),
+    provider_id  TEXT COLLATE "C" NOT NULL REFERENCES providers (id),
     -- The provider's own id of the account.
-    subject      TEXT    NOT NULL,
+    subject      TEXT COLLATE "C" NOT NULL,
     profile      BYTEA   NOT NULL,
-    state        TEXT    NOT NULL CHECK (state IN ('active', 'reauthorization_required', 'quarantined', 'unlinked')),
-    state_reason TEXT,
+    state        TEXT COLLATE "C" NOT NULL CHECK (state IN ('active', 'reauthorization_required', 'quarantined', 'unlinked')),
+    state_reason TEXT COLLATE "C",
     is_default   BOOLEAN NOT NULL,
     created_at   BIGINT  NOT NULL,
     unlinked_at  BIGINT
@@ -80,27 +81,29 @@ CREATE UNIQUE INDEX external_accounts_by_subject ON external_accounts (provider_
 -- One default per user and provider.
 CREATE UNIQUE INDEX external_accounts_default ON external_accounts (user_id, provider_id)
     WHERE is_default AND state <> 'unlinked';
--- Every get.
-CREATE INDEX external_accounts_by_user ON external_accounts (user_id, provider_id) WHERE state <> 'unlinked';
+-- Every get, and the list of a user's accounts.
+CREATE INDEX external_accounts_by_user ON external_accounts (user_id, provider_id);
+-- Whether a provider is in use.
+CREATE INDEX external_accounts_by_provider ON external_accounts (provider_id) WHERE state <> 'unlinked';
 
 -- What one consent gave us. Hot: every refresh writes here, and only here.
 CREATE TABLE grants (
-    id                 TEXT    PRIMARY KEY,
-    account_id         TEXT    NOT NULL REFERENCES external_accounts (id),
-    user_id            TEXT    NOT NULL,
-    provider_id        TEXT    NOT NULL,
-    state              TEXT    NOT NULL CHECK (state IN ('active', 'suspect', 'dead', 'quarantined', 'ending', 'ended')),
+    id                 TEXT COLLATE "C" PRIMARY KEY,
+    account_id         TEXT COLLATE "C" NOT NULL REFERENCES external_accounts (id),
+    user_id            TEXT COLLATE "C" NOT NULL,
+    provider_id        TEXT COLLATE "C" NOT NULL,
+    state              TEXT COLLATE "C" NOT NULL CHECK (state IN ('active', 'suspect', 'dead', 'quarantined', 'ending', 'ended')),
     is_current         BOOLEAN NOT NULL,
     access_token       BYTEA   NOT NULL,
     access_generation  BIGINT  NOT NULL,
     refresh_token      BYTEA,
     refresh_generation BIGINT,
-    token_type         TEXT    NOT NULL,
+    token_type         TEXT COLLATE "C" NOT NULL,
     -- JSON arrays.
-    scopes             TEXT    NOT NULL,
-    requested_scopes   TEXT    NOT NULL,
+    scopes             TEXT COLLATE "C" NOT NULL,
+    requested_scopes   TEXT COLLATE "C" NOT NULL,
     -- JSON object.
-    metadata           TEXT    NOT NULL,
+    metadata           TEXT COLLATE "C" NOT NULL,
     issued_at          BIGINT  NOT NULL,
     -- Milliseconds; null means that the token does not expire.
     lifetime           BIGINT,
@@ -114,7 +117,7 @@ CREATE TABLE grants (
     -- Claims are counted by fence; an answer is stored only over an older one.
     fence              BIGINT  NOT NULL,
     committed_fence    BIGINT  NOT NULL,
-    lease_owner        TEXT,
+    lease_owner        TEXT COLLATE "C",
     lease_until        BIGINT,
     created_at         BIGINT  NOT NULL,
     CHECK ((refresh_token IS NULL) = (refresh_generation IS NULL)),
@@ -125,19 +128,21 @@ CREATE TABLE grants (
 
 -- One current grant per account; every get.
 CREATE UNIQUE INDEX grants_current ON grants (account_id) WHERE is_current;
--- The sweep: what is due, per provider.
-CREATE INDEX grants_due ON grants (provider_id, due_at) WHERE is_current AND due_at IS NOT NULL;
+-- The sweep: what is due, per provider. Grants that nobody asks for stay out of its way.
+CREATE INDEX grants_due ON grants (provider_id, due_at) WHERE is_current AND due_at < ahead_until;
+-- Leases left over by a process that died.
+CREATE INDEX grants_leased ON grants (lease_until) WHERE lease_until IS NOT NULL;
 
 CREATE TABLE flows (
-    id               TEXT   PRIMARY KEY,
-    state            TEXT   NOT NULL CHECK (state IN ('started', 'returned', 'claimed', 'exchanged', 'done', 'failed')),
-    client_id        TEXT   NOT NULL,
-    user_id          TEXT   NOT NULL,
-    provider_id      TEXT   NOT NULL REFERENCES providers (id),
+    id               TEXT COLLATE "C" PRIMARY KEY,
+    state            TEXT COLLATE "C" NOT NULL CHECK (state IN ('started', 'returned', 'claimed', 'exchanged', 'done', 'failed')),
+    client_id        TEXT COLLATE "C" NOT NULL,
+    user_id          TEXT COLLATE "C" NOT NULL,
+    provider_id      TEXT COLLATE "C" NOT NULL REFERENCES providers (id),
     -- Null: the wallet's own page.
-    redirect_url     TEXT,
-    redirect_uri     TEXT   NOT NULL,
-    scopes           TEXT   NOT NULL,
+    redirect_url     TEXT COLLATE "C",
+    redirect_uri     TEXT COLLATE "C" NOT NULL,
+    scopes           TEXT COLLATE "C" NOT NULL,
     state_hash       BYTEA  NOT NULL,
     ticket_hash      BYTEA,
     pkce_verifier    BYTEA,
@@ -145,17 +150,20 @@ CREATE TABLE flows (
     -- The provider's answer to the code, parked until the account stands.
     answer           BYTEA,
     -- Who redeems the code, and since when.
-    claimed_by       TEXT,
+    claimed_by       TEXT COLLATE "C",
     claimed_at       BIGINT,
-    account_id       TEXT,
+    account_id       TEXT COLLATE "C",
     account_created  BOOLEAN,
-    failure          TEXT,
+    failure          TEXT COLLATE "C",
     created_at       BIGINT NOT NULL,
     expires_at       BIGINT NOT NULL,
     ended_at         BIGINT,
     CHECK ((state = 'failed') = (failure IS NOT NULL)),
     CHECK ((state = 'done') = (account_id IS NOT NULL)),
-    CHECK ((state IN ('done', 'failed')) = (ended_at IS NOT NULL))
+    CHECK ((state IN ('done', 'failed')) = (ended_at IS NOT NULL)),
+    CHECK ((state = 'exchanged') = (answer IS NOT NULL)),
+    CHECK ((state IN ('returned', 'claimed')) = (code IS NOT NULL)),
+    CHECK (pkce_verifier IS NULL OR state IN ('started', 'returned', 'claimed'))
 );
 
 -- The callback, and the ticket.
@@ -164,17 +172,19 @@ CREATE UNIQUE INDEX flows_by_ticket ON flows (ticket_hash) WHERE ticket_hash IS 
 -- Expiry and resumption of open flows, and the removal of ended ones.
 CREATE INDEX flows_open ON flows (expires_at) WHERE ended_at IS NULL;
 CREATE INDEX flows_ended ON flows (ended_at) WHERE ended_at IS NOT NULL;
+-- Whether a provider is in use.
+CREATE INDEX flows_open_by_provider ON flows (provider_id) WHERE ended_at IS NULL;
 
 CREATE TABLE api_clients (
-    id           TEXT   PRIMARY KEY,
-    display_name TEXT   NOT NULL,
+    id           TEXT COLLATE "C" PRIMARY KEY,
+    display_name TEXT COLLATE "C" NOT NULL,
     created_at   BIGINT NOT NULL,
     deleted_at   BIGINT
 );
 
 CREATE TABLE api_keys (
-    id            TEXT   PRIMARY KEY,
-    api_client_id TEXT   NOT NULL REFERENCES api_clients (id),
+    id            TEXT COLLATE "C" PRIMARY KEY,
+    api_client_id TEXT COLLATE "C" NOT NULL REFERENCES api_clients (id),
     -- SHA-256 of the key's 256 random bits.
     secret_hash   BYTEA  NOT NULL,
     created_at    BIGINT NOT NULL,
@@ -184,28 +194,29 @@ CREATE TABLE api_keys (
 CREATE INDEX api_keys_by_client ON api_keys (api_client_id);
 
 CREATE TABLE redirect_urls (
-    id            TEXT   PRIMARY KEY,
-    url           TEXT   NOT NULL,
+    id            TEXT COLLATE "C" PRIMARY KEY,
+    url           TEXT COLLATE "C" NOT NULL,
     -- Null: every API client may use it.
-    api_client_id TEXT   REFERENCES api_clients (id),
-    created_at    BIGINT NOT NULL
+    api_client_id TEXT COLLATE "C" REFERENCES api_clients (id),
+    created_at    BIGINT NOT NULL,
+    deleted_at    BIGINT
 );
 
 -- Allowing twice is allowing once.
-CREATE UNIQUE INDEX redirect_urls_once ON redirect_urls (url, COALESCE(api_client_id, ''));
+CREATE UNIQUE INDEX redirect_urls_once ON redirect_urls (url, COALESCE(api_client_id, '')) WHERE deleted_at IS NULL;
 
 -- What happened, written with the change. A sequencer will number rows after their commit.
 CREATE TABLE events (
-    id          TEXT   PRIMARY KEY,
+    id          TEXT COLLATE "C" PRIMARY KEY,
     sequence    BIGINT,
     at          BIGINT NOT NULL,
-    kind        TEXT   NOT NULL,
-    user_id     TEXT   NOT NULL,
-    provider_id TEXT   NOT NULL,
-    account_id  TEXT,
-    grant_id    TEXT,
-    flow_id     TEXT,
-    reason      TEXT
+    kind        TEXT COLLATE "C" NOT NULL,
+    user_id     TEXT COLLATE "C" NOT NULL,
+    provider_id TEXT COLLATE "C" NOT NULL,
+    account_id  TEXT COLLATE "C",
+    grant_id    TEXT COLLATE "C",
+    flow_id     TEXT COLLATE "C",
+    reason      TEXT COLLATE "C"
 );
 
 CREATE INDEX events_unnumbered ON events (id) WHERE sequence IS NULL;

@@ -9,7 +9,7 @@ CREATE TABLE instance (
     -- The replica that a restarted single process is (SQLite).
     replica_id TEXT   NOT NULL,
     created_at INTEGER NOT NULL
-);
+) STRICT;
 
 -- One row: proves that the root key at hand is the right one, and that the data keys are ours.
 CREATE TABLE keyring (
@@ -18,7 +18,7 @@ CREATE TABLE keyring (
     canary               BLOB   NOT NULL,
     mac_key              BLOB   NOT NULL,
     mac                  BLOB   NOT NULL
-);
+) STRICT;
 
 -- Data keys, wrapped by the root key.
 CREATE TABLE data_keys (
@@ -26,7 +26,7 @@ CREATE TABLE data_keys (
     state      TEXT   NOT NULL CHECK (state IN ('pending', 'active', 'retired')),
     wrapped    BLOB   NOT NULL,
     created_at INTEGER NOT NULL
-);
+) STRICT;
 
 CREATE TABLE providers (
     id                TEXT   PRIMARY KEY,
@@ -40,7 +40,7 @@ CREATE TABLE providers (
     endpoints         TEXT,
     created_at        INTEGER NOT NULL,
     deleted_at        INTEGER
-);
+) STRICT;
 
 -- The look-up by slug, in every call; a deleted provider frees its slug.
 CREATE UNIQUE INDEX providers_by_slug ON providers (slug) WHERE deleted_at IS NULL;
@@ -50,7 +50,7 @@ CREATE TABLE provider_secrets (
     provider_id TEXT   NOT NULL REFERENCES providers (id),
     secret      BLOB   NOT NULL,
     created_at  INTEGER NOT NULL
-);
+) STRICT;
 
 CREATE INDEX provider_secrets_by_provider ON provider_secrets (provider_id, created_at);
 
@@ -58,7 +58,7 @@ CREATE INDEX provider_secrets_by_provider ON provider_secrets (provider_id, crea
 CREATE TABLE users (
     id         TEXT   PRIMARY KEY,
     created_at INTEGER NOT NULL
-);
+) STRICT;
 
 -- What of an account seldom changes; what changes with every refresh is in grants.
 CREATE TABLE external_accounts (
@@ -71,17 +71,19 @@ CREATE TABLE external_accounts (
     state        TEXT    NOT NULL CHECK (state IN ('active', 'reauthorization_required', 'quarantined', 'unlinked')),
     state_reason TEXT,
     is_default   INTEGER NOT NULL,
-    created_at   INTEGER  NOT NULL,
+    created_at   INTEGER NOT NULL,
     unlinked_at  INTEGER
-);
+) STRICT;
 
 -- One live account per identity at a provider.
 CREATE UNIQUE INDEX external_accounts_by_subject ON external_accounts (provider_id, subject) WHERE state <> 'unlinked';
 -- One default per user and provider.
 CREATE UNIQUE INDEX external_accounts_default ON external_accounts (user_id, provider_id)
     WHERE is_default AND state <> 'unlinked';
--- Every get.
-CREATE INDEX external_accounts_by_user ON external_accounts (user_id, provider_id) WHERE state <> 'unlinked';
+-- Every get, and the list of a user's accounts.
+CREATE INDEX external_accounts_by_user ON external_accounts (user_id, provider_id);
+-- Whether a provider is in use.
+CREATE INDEX external_accounts_by_provider ON external_accounts (provider_id) WHERE state <> 'unlinked';
 
 -- What one consent gave us. Hot: every refresh writes here, and only here.
 CREATE TABLE grants (
@@ -92,8 +94,8 @@ CREATE TABLE grants (
     state              TEXT    NOT NULL CHECK (state IN ('active', 'suspect', 'dead', 'quarantined', 'ending', 'ended')),
     is_current         INTEGER NOT NULL,
     access_token       BLOB    NOT NULL,
-    access_generation  INTEGER  NOT NULL,
-    refresh_token      BLOB ,
+    access_generation  INTEGER NOT NULL,
+    refresh_token      BLOB,
     refresh_generation INTEGER,
     token_type         TEXT    NOT NULL,
     -- JSON arrays.
@@ -101,32 +103,34 @@ CREATE TABLE grants (
     requested_scopes   TEXT    NOT NULL,
     -- JSON object.
     metadata           TEXT    NOT NULL,
-    issued_at          INTEGER  NOT NULL,
+    issued_at          INTEGER NOT NULL,
     -- Milliseconds; null means that the token does not expire.
     lifetime           INTEGER,
     lifetime_assumed   INTEGER NOT NULL,
     -- When a refresh, or the next attempt at it, is due; null means never.
     due_at             INTEGER,
     -- Until when it is refreshed ahead of being asked for.
-    ahead_until        INTEGER  NOT NULL,
-    attempts           INTEGER  NOT NULL,
+    ahead_until        INTEGER NOT NULL,
+    attempts           INTEGER NOT NULL,
     attempted_at       INTEGER,
     -- Claims are counted by fence; an answer is stored only over an older one.
-    fence              INTEGER  NOT NULL,
-    committed_fence    INTEGER  NOT NULL,
+    fence              INTEGER NOT NULL,
+    committed_fence    INTEGER NOT NULL,
     lease_owner        TEXT,
     lease_until        INTEGER,
-    created_at         INTEGER  NOT NULL,
+    created_at         INTEGER NOT NULL,
     CHECK ((refresh_token IS NULL) = (refresh_generation IS NULL)),
     CHECK ((lease_owner IS NULL) = (lease_until IS NULL)),
     CHECK (committed_fence <= fence),
     CHECK (NOT is_current OR state IN ('active', 'suspect', 'dead', 'quarantined'))
-);
+) STRICT;
 
 -- One current grant per account; every get.
 CREATE UNIQUE INDEX grants_current ON grants (account_id) WHERE is_current;
--- The sweep: what is due, per provider.
-CREATE INDEX grants_due ON grants (provider_id, due_at) WHERE is_current AND due_at IS NOT NULL;
+-- The sweep: what is due, per provider. Grants that nobody asks for stay out of its way.
+CREATE INDEX grants_due ON grants (provider_id, due_at) WHERE is_current AND due_at < ahead_until;
+-- Leases left over by a process that died.
+CREATE INDEX grants_leased ON grants (lease_until) WHERE lease_until IS NOT NULL;
 
 CREATE TABLE flows (
     id               TEXT   PRIMARY KEY,
@@ -139,11 +143,11 @@ CREATE TABLE flows (
     redirect_uri     TEXT   NOT NULL,
     scopes           TEXT   NOT NULL,
     state_hash       BLOB   NOT NULL,
-    ticket_hash      BLOB ,
-    pkce_verifier    BLOB ,
-    code             BLOB ,
+    ticket_hash      BLOB,
+    pkce_verifier    BLOB,
+    code             BLOB,
     -- The provider's answer to the code, parked until the account stands.
-    answer           BLOB ,
+    answer           BLOB,
     -- Who redeems the code, and since when.
     claimed_by       TEXT,
     claimed_at       INTEGER,
@@ -155,8 +159,11 @@ CREATE TABLE flows (
     ended_at         INTEGER,
     CHECK ((state = 'failed') = (failure IS NOT NULL)),
     CHECK ((state = 'done') = (account_id IS NOT NULL)),
-    CHECK ((state IN ('done', 'failed')) = (ended_at IS NOT NULL))
-);
+    CHECK ((state IN ('done', 'failed')) = (ended_at IS NOT NULL)),
+    CHECK ((state = 'exchanged') = (answer IS NOT NULL)),
+    CHECK ((state IN ('returned', 'claimed')) = (code IS NOT NULL)),
+    CHECK (pkce_verifier IS NULL OR state IN ('started', 'returned', 'claimed'))
+) STRICT;
 
 -- The callback, and the ticket.
 CREATE UNIQUE INDEX flows_by_state ON flows (state_hash);
@@ -164,13 +171,15 @@ CREATE UNIQUE INDEX flows_by_ticket ON flows (ticket_hash) WHERE ticket_hash IS 
 -- Expiry and resumption of open flows, and the removal of ended ones.
 CREATE INDEX flows_open ON flows (expires_at) WHERE ended_at IS NULL;
 CREATE INDEX flows_ended ON flows (ended_at) WHERE ended_at IS NOT NULL;
+-- Whether a provider is in use.
+CREATE INDEX flows_open_by_provider ON flows (provider_id) WHERE ended_at IS NULL;
 
 CREATE TABLE api_clients (
     id           TEXT   PRIMARY KEY,
     display_name TEXT   NOT NULL,
     created_at   INTEGER NOT NULL,
     deleted_at   INTEGER
-);
+) STRICT;
 
 CREATE TABLE api_keys (
     id            TEXT   PRIMARY KEY,
@@ -179,7 +188,7 @@ CREATE TABLE api_keys (
     secret_hash   BLOB   NOT NULL,
     created_at    INTEGER NOT NULL,
     expires_at    INTEGER
-);
+) STRICT;
 
 CREATE INDEX api_keys_by_client ON api_keys (api_client_id);
 
@@ -188,11 +197,12 @@ CREATE TABLE redirect_urls (
     url           TEXT   NOT NULL,
     -- Null: every API client may use it.
     api_client_id TEXT   REFERENCES api_clients (id),
-    created_at    INTEGER NOT NULL
-);
+    created_at    INTEGER NOT NULL,
+    deleted_at    INTEGER
+) STRICT;
 
 -- Allowing twice is allowing once.
-CREATE UNIQUE INDEX redirect_urls_once ON redirect_urls (url, COALESCE(api_client_id, ''));
+CREATE UNIQUE INDEX redirect_urls_once ON redirect_urls (url, COALESCE(api_client_id, '')) WHERE deleted_at IS NULL;
 
 -- What happened, written with the change. A sequencer will number rows after their commit.
 CREATE TABLE events (
@@ -206,7 +216,7 @@ CREATE TABLE events (
     grant_id    TEXT,
     flow_id     TEXT,
     reason      TEXT
-);
+) STRICT;
 
 CREATE INDEX events_unnumbered ON events (id) WHERE sequence IS NULL;
 CREATE UNIQUE INDEX events_by_sequence ON events (sequence) WHERE sequence IS NOT NULL;

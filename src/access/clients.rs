@@ -61,7 +61,8 @@ impl Access {
             return Err(Failure::field("key_ttl", "must be at least a second"));
         }
         let now = self.clock.now();
-        let key_row = ApiKeyRow { id: ApiKeyId::new(now), created_at: now, expires_at: key_ttl.map(|ttl| now.plus(ttl)) };
+        let key_row =
+            ApiKeyRow { id: ApiKeyId::new(now), created_at: now, expires_at: key_ttl.map(|ttl| now.plus(ttl)) };
         let (key, hash) = api_key::make(&self.instance, key_row.id);
         let client = ApiClientRow {
             id: ApiClientId::new(now),

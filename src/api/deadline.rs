@@ -38,12 +38,18 @@ mod tests {
 
     #[test]
     fn the_callers_limit_is_kept_and_ours_is_the_longest() {
-        let limit = |value: &str| of(&[(http::HeaderName::from_static("grpc-timeout"), value.parse().unwrap())].into_iter().collect());
+        let limit = |value: &str| {
+            of(&[(http::HeaderName::from_static("grpc-timeout"), value.parse().unwrap())].into_iter().collect())
+        };
         assert_eq!(limit("50m"), Duration::from_millis(45));
         assert_eq!(limit("2S"), Duration::from_millis(1_990));
         assert_eq!(limit("1H"), LONGEST);
         for unreadable in ["", "S", "5", "-5S", "123456789S", "5x", "ü"] {
-            assert_eq!(unreadable.parse::<http::HeaderValue>().map_or(LONGEST, |_| limit(unreadable)), LONGEST, "{unreadable}");
+            assert_eq!(
+                unreadable.parse::<http::HeaderValue>().map_or(LONGEST, |_| limit(unreadable)),
+                LONGEST,
+                "{unreadable}"
+            );
         }
         assert_eq!(of(&HeaderMap::new()), LONGEST);
     }

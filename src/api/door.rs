@@ -46,8 +46,7 @@ impl Door {
 
     /// Whether this method may be called without a key.
     fn is_open(&self, path: &str) -> bool {
-        path.starts_with("/grpc.health.v1.Health/")
-            || (self.open_reflection && path.starts_with("/grpc.reflection."))
+        path.starts_with("/grpc.health.v1.Health/") || (self.open_reflection && path.starts_with("/grpc.reflection."))
     }
 
     async fn admit(&self, request: &mut Request<Body>) -> Result<(), Failure> {

@@ -34,7 +34,9 @@ impl Page {
         let list = first_half(hash);
         let mut page = Self { size, list, after: None };
         if !token.is_empty() {
-            let after = page.open(token).ok_or_else(|| Failure::field("page_token", "must be a next_page_token of this list"))?;
+            let after = page
+                .open(token)
+                .ok_or_else(|| Failure::field("page_token", "must be a next_page_token of this list"))?;
             page.after = Some(after);
         }
         Ok(page)
@@ -90,7 +92,8 @@ mod tests {
 
     #[test]
     fn a_token_continues_its_own_list_only() {
-        let (client, other) = (ApiClientId::new(Timestamp::from_millis(1)), ApiClientId::new(Timestamp::from_millis(2)));
+        let (client, other) =
+            (ApiClientId::new(Timestamp::from_millis(1)), ApiClientId::new(Timestamp::from_millis(2)));
         let page = Page::read(client, &["accounts", "alice"], 2, "").ok().unwrap();
         let mut rows = vec!["a", "b", "c"];
         let token = page.cut(&mut rows, |row| (*row).to_owned());
@@ -106,7 +109,8 @@ mod tests {
 
     #[test]
     fn sizes_are_clamped() {
-        let limit = |size| Page::read(ApiClientId::new(Timestamp::from_millis(1)), &[], size, "").map(|page| page.limit());
+        let limit =
+            |size| Page::read(ApiClientId::new(Timestamp::from_millis(1)), &[], size, "").map(|page| page.limit());
         assert_eq!((limit(0), limit(7), limit(i32::MAX)), (Ok(51), Ok(8), Ok(201)));
         assert!(limit(-1).is_err());
     }

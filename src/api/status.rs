@@ -118,7 +118,10 @@ mod tests {
         assert_eq!(details.retry_info().and_then(|info| info.retry_delay), Some(Duration::from_secs(7)));
 
         let status = of(Failure::MissingScopes(vec!["a".into(), "b".into()]));
-        assert_eq!(status.get_error_details().error_info().map(|info| info.metadata["scopes"].clone()), Some("a b".into()));
+        assert_eq!(
+            status.get_error_details().error_info().map(|info| info.metadata["scopes"].clone()),
+            Some("a b".into())
+        );
 
         let status = of(Failure::field("user_id", "must not be empty"));
         let details = status.get_error_details();
@@ -129,6 +132,9 @@ mod tests {
     async fn an_internal_failure_names_the_request_and_nothing_else() {
         let status = REQUEST_ID.scope("ab12".into(), async { of(Failure::Internal) }).await;
         assert_eq!(status.message(), "internal error");
-        assert_eq!(status.get_error_details().error_info().map(|info| info.metadata["request_id"].clone()), Some("ab12".into()));
+        assert_eq!(
+            status.get_error_details().error_info().map(|info| info.metadata["request_id"].clone()),
+            Some("ab12".into())
+        );
     }
 }

@@ -15,8 +15,8 @@ use crate::domain::error::Failure;
 use crate::linking::Linking;
 use crate::wallet::Wallet;
 
-pub use guard::Health;
 use guard::Guard;
+pub use guard::Health;
 
 /// Six fields, seconds first. Cron expressions only: the scheduler's repeated jobs stop for ever after a stall.
 const EVERY_SECOND: &str = "* * * * * *";

@@ -73,7 +73,7 @@ impl Linking {
             tracing::warn!(flow = %flow.id, "a ticket was brought by somebody else than its flow's starter");
             Event::new(EventKind::FlowSessionMismatch, now, flow.user.clone(), flow.provider).flow(flow.id)
         });
-        let burned = self.0.store.fail_flow(flow.id, FlowStep::Returned, failure, event.as_ref(), now).await?;
+        let burned = self.0.store.fail_flow(flow.id, FlowStep::Returned, failure, None, event.as_ref(), now).await?;
         if burned { Err(failure.into()) } else { Ok(()) }
     }
 
@@ -108,7 +108,7 @@ impl Linking {
             Err(RedeemError::Parking(failure)) => return Err(failure),
             Err(RedeemError::Unsent) => FlowFailure::OutcomeUnknown,
         };
-        self.end(flow, FlowStep::Claimed, failure).await
+        Err(self.end(flow, FlowStep::Claimed, failure).await)
     }
 
     /// [`Self::finish`] in a task that outlives this call.
@@ -145,14 +145,15 @@ impl Linking {
                 FlowFailure::Misconfigured
             }
         };
-        self.end(&flow, FlowStep::Exchanged, failure).await?;
-        Err(failure.into())
+        Err(self.end(&flow, FlowStep::Exchanged, failure).await)
     }
 
-    /// Fails a flow and answers what its caller is told.
-    async fn end(&self, flow: &Flow, from: FlowStep, failure: FlowFailure) -> Result<(), Failure> {
-        self.0.store.fail_flow(flow.id, from, failure, None, self.0.clock.now()).await?;
-        Err(failure.into())
+    /// Fails a flow and gives what its caller is told.
+    async fn end(&self, flow: &Flow, from: FlowStep, failure: FlowFailure) -> Failure {
+        match self.0.store.fail_flow(flow.id, from, failure, None, None, self.0.clock.now()).await {
+            Ok(_) => failure.into(),
+            Err(error) => error.into(),
+        }
     }
 }
 

@@ -1,8 +1,6 @@
 //! The callback: the provider sends the browser back. One compare-and-swap moves the flow on before anything else is
 //! done with what came; no code is redeemed here.
 
-use subtle::ConstantTimeEq as _;
-
 use super::{FlowIds, Linking};
 use crate::domain::error::Failure;
 use crate::domain::event::{Event, EventKind};
@@ -100,7 +98,7 @@ impl Linking {
             Failure::Internal
         })?;
         let (ticket, now) = (random::ticket(), self.0.clock.now());
-        let life = TICKET_LIFE.min(provider.code_lifetime.saturating_sub(std::time::Duration::from_secs(10)));
+        let life = TICKET_LIFE.min(provider.entry.code_lifetime().saturating_sub(std::time::Duration::from_secs(10)));
         let hash = random::hash(ticket.expose());
         if !self.0.store.return_flow(flow.id, &sealed, &hash, now.plus(life), now).await? {
             return Ok(Received::Bad);
@@ -134,16 +132,13 @@ impl Linking {
 
     async fn fail(&self, flow: &Flow, failure: FlowFailure, event: Option<&Event>) -> Result<bool, Failure> {
         let now = self.0.clock.now();
-        Ok(self.0.store.fail_flow(flow.id, FlowStep::Started, failure, event, now).await?)
+        Ok(self.0.store.fail_flow(flow.id, FlowStep::Started, failure, None, event, now).await?)
     }
 }
 
-/// Whether a callback at this provider's redirect URI, naming this issuer, belongs to the flow (RFC 9207 section 2.4).
+/// Whether a callback at this provider's redirect URI, naming this issuer, belongs to the flow: a provider whose
+/// issuer is known must name it (RFC 9207 section 2.4).
 fn is_of(provider: &Provider, flow: &Flow, issuer: Option<&str>) -> bool {
-    let issuer_fits = match (&provider.issuer, issuer) {
-        (Some(expected), Some(named)) => expected.as_bytes().ct_eq(named.as_bytes()).into(),
-        (Some(_), None) => !provider.names_issuer,
-        (None, _) => true,
-    };
-    provider.id == flow.provider && issuer_fits
+    let named = provider.endpoints.issuer.as_deref().is_none_or(|expected| issuer == Some(expected));
+    provider.id == flow.provider && named
 }

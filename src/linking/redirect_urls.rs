@@ -43,7 +43,7 @@ impl Linking {
         _permit: &Permit<ManageRedirectUrls>,
         id: RedirectUrlId,
     ) -> Result<(), Failure> {
-        self.0.store.delete_redirect_url(id).await?;
+        self.0.store.delete_redirect_url(id, self.0.clock.now()).await?;
         Ok(())
     }
 

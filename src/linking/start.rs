@@ -42,7 +42,7 @@ impl Linking {
         }
         let redirect_url = self.redirect_url(permit.client(), request.redirect_url.as_deref()).await?;
         let provider = self.0.registry.by_slug(provider).await?;
-        let (state, verifier) = (random::flow_state(), provider.uses_pkce().then(random::pkce_verifier));
+        let (state, verifier) = (random::flow_state(), random::pkce_verifier());
         let now = self.0.clock.now();
         let flow = Flow {
             id: FlowId::new(now),
@@ -58,17 +58,20 @@ impl Linking {
             ended_at: None,
         };
         let ids = FlowIds::of(&flow);
-        let sealed = verifier.as_ref().map(|verifier| self.0.vault.seal(verifier, &ids.owner())).transpose();
-        let sealed = sealed.map_err(|error| {
+        let sealed = self.0.vault.seal(&verifier, &ids.owner()).map_err(|error| {
             tracing::error!(flow = %flow.id, %error, "could not seal a PKCE verifier");
             Failure::Internal
         })?;
-        self.0.store.start_flow(&flow, &random::hash(state.expose()), sealed.as_ref()).await?;
+        self.0
+            .store
+            .start_flow(&flow, &random::hash(state.expose()), Some(&sealed).filter(|_| provider.uses_pkce()))
+            .await?;
         let authorization_url = provider.authorization_url(&Authorization {
             state: &state,
-            verifier: verifier.as_ref(),
+            verifier: &verifier,
             scopes: &flow.scopes,
             login_hint: request.login_hint.as_deref(),
+            offline: true,
         });
         Ok(StartedLink { flow: flow.id, authorization_url, expires_at: flow.expires_at })
     }

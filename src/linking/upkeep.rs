@@ -40,9 +40,12 @@ impl Linking {
         let now = self.0.clock.now();
         let abandoned = self.0.store.abandon_claimed_flows(now.plus(Duration::from_millis(1)), now).await?;
         if abandoned > 0 {
-            tracing::warn!(abandoned, "links were cut off while their code was being redeemed; they must be begun again");
+            tracing::warn!(
+                abandoned,
+                "links were cut off while their code was being redeemed; they must be begun again"
+            );
         }
-        self.0.store.void_leases(now).await?;
+        self.0.store.void_leases().await?;
         self.resume().await
     }
 }

@@ -1,1 +1,119 @@
 //! The store: SQL on SQLite and PostgreSQL. The only room that knows sqlx.
+//!
+//! One text an operation on both engines. Every change of a state is guarded in its `WHERE` and counts the rows it
+//! hit; a transaction never leaves this room, an event is written in its change's own. Secrets come and go sealed.
+
+mod accounts;
+mod api_clients;
+mod claims;
+mod db;
+mod error;
+mod events;
+mod flows;
+mod grants;
+mod keyring;
+mod migrate;
+mod moves;
+mod providers;
+mod record;
+mod redirect_urls;
+mod sql;
+
+use std::path::Path;
+use std::sync::Arc;
+
+pub use accounts::{AccountFilter, AccountRow};
+pub use api_clients::{ApiClientRow, ApiKeyRow, StoredApiKey};
+pub use claims::Claim;
+pub use error::StoreError;
+pub use flows::{ClaimedFlow, FlowStep};
+pub use grants::Holding;
+pub use keyring::Instance;
+pub use migrate::Schema;
+pub use moves::{Deposit, Deposited, NewGrant};
+pub use providers::{DeleteProvider, NewProvider, ProviderRow, ProviderSecretRow};
+pub use record::{GrantChange, Outcome, Recorded};
+pub use redirect_urls::RedirectUrlRow;
+
+use db::Db;
+use sql::{Sql, statements};
+
+/// Which database a store is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// A file, used by this process alone.
+    Sqlite,
+    /// A server, shared by any number of replicas.
+    Postgres,
+}
+
+/// What the wallet keeps. Cheap to clone; all clones share their connections.
+#[derive(Clone)]
+pub struct Store {
+    db: Arc<Db>,
+}
+
+statements! {
+    PING { "SELECT 1 AS pong" }
+}
+
+/// Every statement of this room.
+const STATEMENTS: &[&[Sql]] = &[
+    ALL,
+    accounts::ALL,
+    api_clients::ALL,
+    claims::ALL,
+    events::ALL,
+    flows::ALL,
+    grants::ALL,
+    keyring::ALL,
+    migrate::ALL,
+    moves::ALL,
+    providers::ALL,
+    record::ALL,
+    redirect_urls::ALL,
+];
+
+impl Store {
+    /// Opens a store: `sqlite:PATH`, which is made with its directory if it is not there, or `postgres://…`, with up
+    /// to `max_connections` connections (readers, on `SQLite`). The schema is left as it is: see [`Self::schema`].
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Locked`] if another process has the `SQLite` file open.
+    pub async fn open(url: &str, max_connections: u32) -> Result<Self, StoreError> {
+        let db = match url.split_once(':') {
+            Some(("sqlite", path)) if !path.is_empty() => Db::open_sqlite(Path::new(path), max_connections).await?,
+            Some(("postgres" | "postgresql", _)) => Db::open_postgres(url, max_connections).await?,
+            _ => return Err(StoreError::Url("sqlite:PATH or postgres://user:password@host/database is expected")),
+        };
+        Ok(Self { db: Arc::new(db) })
+    }
+
+    /// Which database this is.
+    pub fn engine(&self) -> Engine {
+        match *self.db {
+            Db::Sqlite { .. } => Engine::Sqlite,
+            Db::Postgres { .. } => Engine::Postgres,
+        }
+    }
+
+    /// Whether it can be read.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.db.one(&PING, &[]).await.map(drop)
+    }
+
+    /// Closes all connections, after what runs on them.
+    pub async fn close(&self) {
+        self.db.close().await;
+    }
+
+    /// Has the engine check every statement against the schema; answers how many there are. Not through a pooler.
+    pub async fn prepare_all(&self) -> Result<usize, StoreError> {
+        for sql in STATEMENTS.iter().copied().flatten() {
+            let checked = self.db.prepare(sql).await;
+            checked.map_err(|error| StoreError::Other(format!("{}: {error}", sql.name)))?;
+        }
+        Ok(STATEMENTS.iter().map(|statements| statements.len()).sum())
+    }
+}

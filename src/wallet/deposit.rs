@@ -30,7 +30,12 @@ pub enum RedeemError {
 
 impl Wallet {
     /// Redeems a claimed flow's code, once, and parks the answer before anything else is done with it.
-    pub async fn redeem_code(&self, flow: &Flow, claimed: &ClaimedFlow, provider: &Provider) -> Result<(), RedeemError> {
+    pub async fn redeem_code(
+        &self,
+        flow: &Flow,
+        claimed: &ClaimedFlow,
+        provider: &Provider,
+    ) -> Result<(), RedeemError> {
         let ids = FlowIds::of(flow);
         let unsent = |error| {
             tracing::error!(flow = %flow.id, %error, "a flow's secrets do not open");

@@ -146,11 +146,10 @@ impl Inner {
     pub(super) async fn quarantine(&self, grant: &crate::domain::grant::Grant, cell: &str) {
         use crate::domain::event::{Event, EventKind};
         tracing::error!(grant = %grant.id, account = %grant.account, cell, "a stored token does not open; quarantined its grant");
-        let event =
-            Event::new(EventKind::AccountQuarantined, self.clock.now(), grant.user.clone(), grant.provider)
-                .account(grant.account)
-                .grant(grant.id)
-                .because(cell);
+        let event = Event::new(EventKind::AccountQuarantined, self.clock.now(), grant.user.clone(), grant.provider)
+            .account(grant.account)
+            .grant(grant.id)
+            .because(cell);
         if let Err(error) = self.store.quarantine(grant.id, grant.account, &event).await {
             tracing::error!(grant = %grant.id, %error, "could not quarantine a grant");
         }

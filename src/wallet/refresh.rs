@@ -79,7 +79,10 @@ impl Inner {
         }
         let sent_at = self.clock.now();
         let result = provider.refresh(&token).await;
-        telemetry::metrics::refresh(provider.slug.as_str(), result.as_ref().map_or_else(Verdict::as_str, |_| "refreshed"));
+        telemetry::metrics::refresh(
+            provider.slug.as_str(),
+            result.as_ref().map_or_else(Verdict::as_str, |_| "refreshed"),
+        );
         match result {
             Ok(answer) => self.keep(&grant, &ids, answer, sent_at).await,
             Err(verdict) => self.note(&grant, verdict).await,
@@ -112,7 +115,6 @@ impl Inner {
             grant: grant.id,
             account: grant.account,
             fence: grant.fence,
-            now: self.clock.now(),
             outcome: Outcome::Refreshed {
                 access_token,
                 refresh_token,

@@ -15,7 +15,10 @@ impl Wallet {
     pub async fn sweep(&self) -> Result<Vec<JoinHandle<()>>, StoreError> {
         let due = self.0.store.providers_due(self.0.clock.now()).await?;
         let mine = due.into_iter().filter(|provider| self.0.sweeping().insert(*provider)).collect::<Vec<_>>();
-        Ok(mine.into_iter().map(|provider| self.0.tasks.spawn(Sweep { inner: Arc::clone(&self.0), provider }.run())).collect())
+        Ok(mine
+            .into_iter()
+            .map(|provider| self.0.tasks.spawn(Sweep { inner: Arc::clone(&self.0), provider }.run()))
+            .collect())
     }
 }
 

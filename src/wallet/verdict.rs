@@ -12,7 +12,8 @@ impl Inner {
     /// The change to store, and what waiting callers are told.
     pub(super) fn verdict(&self, grant: &Grant, verdict: Verdict) -> (GrantChange, Failure) {
         let now = self.clock.now();
-        let unavailable = |until: crate::clock::Timestamp| Failure::ProviderUnavailable { retry_after: until.since(now) };
+        let unavailable =
+            |until: crate::clock::Timestamp| Failure::ProviderUnavailable { retry_after: until.since(now) };
         let deferred = |after| grant.deferred(now, after, spread());
         let (state, due_at, reason, failure) = match verdict {
             Verdict::Refused(code) => match grant.refused(now) {
@@ -44,6 +45,6 @@ impl Inner {
                 .because(reason.as_deref().unwrap_or_default())
         });
         let outcome = Outcome::Verdict { state, due_at, reason, committed_fence: grant.committed_fence };
-        (GrantChange { grant: grant.id, account: grant.account, fence: grant.fence, now, outcome, event }, failure)
+        (GrantChange { grant: grant.id, account: grant.account, fence: grant.fence, outcome, event }, failure)
     }
 }

@@ -52,7 +52,8 @@ pub async fn serve(
 async fn check_host(kind: InstanceKind, request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     if kind == InstanceKind::Development && !is_loopback(host) {
-        return (StatusCode::MISDIRECTED_REQUEST, "a development instance answers to loopback names only\n").into_response();
+        return (StatusCode::MISDIRECTED_REQUEST, "a development instance answers to loopback names only\n")
+            .into_response();
     }
     next.run(request).await
 }

@@ -32,7 +32,10 @@ pub async fn serve(
     let router = Router::new()
         .route("/livez", get(|| async { "live\n" }))
         .route("/readyz", get(ready))
-        .route("/metrics", get(|| async { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], telemetry::metrics::render()) }))
+        .route(
+            "/metrics",
+            get(|| async { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], telemetry::metrics::render()) }),
+        )
         .with_state(readiness);
     axum::serve(listener, router).with_graceful_shutdown(shutdown).await
 }

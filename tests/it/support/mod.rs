@@ -1,3 +1,6 @@
 //! What the tests stand on.
 
+pub mod browser;
+pub mod database;
+pub mod harness;
 pub mod postgres;

@@ -1,0 +1,92 @@
+//! `ProviderService`.
+
+use tonic::{Request, Response, Status};
+
+use super::convert::{fields, provider};
+use super::page::Page;
+use super::{Rooms, door, status};
+use crate::access::Caller;
+use crate::access::permit::{ManageProviders, ReadProviders};
+use crate::domain::error::Failure;
+use crate::proto::v1;
+use crate::proto::v1::provider_service_server::ProviderService;
+
+#[tonic::async_trait]
+impl ProviderService for Rooms {
+    async fn create_provider(
+        &self,
+        request: Request<v1::CreateProviderRequest>,
+    ) -> Result<Response<v1::CreateProviderResponse>, Status> {
+        let caller = door::caller(&request)?;
+        self.make_provider(caller, request.into_inner()).await.map(Response::new).map_err(status::of)
+    }
+
+    async fn get_provider(
+        &self,
+        request: Request<v1::GetProviderRequest>,
+    ) -> Result<Response<v1::GetProviderResponse>, Status> {
+        let caller = door::caller(&request)?;
+        self.provider(caller, request.into_inner()).await.map(Response::new).map_err(status::of)
+    }
+
+    async fn list_providers(
+        &self,
+        request: Request<v1::ListProvidersRequest>,
+    ) -> Result<Response<v1::ListProvidersResponse>, Status> {
+        let caller = door::caller(&request)?;
+        self.providers(caller, &request.into_inner()).await.map(Response::new).map_err(status::of)
+    }
+
+    async fn delete_provider(
+        &self,
+        request: Request<v1::DeleteProviderRequest>,
+    ) -> Result<Response<v1::DeleteProviderResponse>, Status> {
+        let caller = door::caller(&request)?;
+        self.remove_provider(caller, request.into_inner()).await.map(Response::new).map_err(status::of)
+    }
+}
+
+impl Rooms {
+    async fn make_provider(
+        &self,
+        caller: Caller,
+        request: v1::CreateProviderRequest,
+    ) -> Result<v1::CreateProviderResponse, Failure> {
+        let new = provider::new(request)?;
+        let made = self.registry.create(&caller.may(ManageProviders)?, new).await?;
+        Ok(v1::CreateProviderResponse { provider: Some(provider::provider(made)) })
+    }
+
+    async fn provider(
+        &self,
+        caller: Caller,
+        request: v1::GetProviderRequest,
+    ) -> Result<v1::GetProviderResponse, Failure> {
+        let slug = fields::provider(request.provider)?;
+        let found = self.registry.provider(&caller.may(ReadProviders)?, &slug).await?;
+        Ok(v1::GetProviderResponse { provider: Some(provider::provider(found)) })
+    }
+
+    async fn providers(
+        &self,
+        caller: Caller,
+        request: &v1::ListProvidersRequest,
+    ) -> Result<v1::ListProvidersResponse, Failure> {
+        let permit = caller.may(ReadProviders)?;
+        let page = Page::read(permit.client(), &["providers"], request.page_size, &request.page_token)?;
+        let mut found = self.registry.list(&permit, page.after::<String>()?.as_deref(), page.limit()).await?;
+        let next_page_token = page.cut(&mut found, |provider| provider.slug.to_string());
+        let providers = found.into_iter().map(provider::provider).collect();
+        Ok(v1::ListProvidersResponse { providers, next_page_token })
+    }
+
+    async fn remove_provider(
+        &self,
+        caller: Caller,
+        request: v1::DeleteProviderRequest,
+    ) -> Result<v1::DeleteProviderResponse, Failure> {
+        let slug = fields::provider(request.provider)?;
+        self.registry.delete(&caller.may(ManageProviders)?, &slug).await?;
+        Ok(v1::DeleteProviderResponse {})
+    }
+}

@@ -1,0 +1,154 @@
+//! External accounts, as lists and look-ups show them.
+
+use super::Store;
+use super::error::StoreError;
+use super::grants::freshness;
+use super::sql::{Row, args, statements};
+use crate::clock::Timestamp;
+use crate::domain::account::AccountState;
+use crate::domain::ids::{AccountId, ProviderId};
+use crate::domain::provider::{Profile, Slug};
+use crate::domain::scopes::Scopes;
+use crate::domain::user::UserId;
+use crate::vault::Sealed;
+
+/// An account with what its current grant says. An unlinked one has no grant: empty scopes, no times.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountRow {
+    /// Its id.
+    pub id: AccountId,
+    /// Whose it is.
+    pub user: UserId,
+    /// Where it is.
+    pub provider: ProviderId,
+    /// That provider's name.
+    pub provider_slug: String,
+    /// The provider's own id of it.
+    pub subject: String,
+    /// Who it belongs to, as the provider told.
+    pub profile: Sealed<Profile>,
+    /// Whether its token can be had.
+    pub state: AccountState,
+    /// Why not, if not.
+    pub state_reason: Option<String>,
+    /// Whether it is its user's default at the provider.
+    pub is_default: bool,
+    /// When it was linked.
+    pub created_at: Timestamp,
+    /// What was granted.
+    pub granted_scopes: Scopes,
+    /// What was asked for.
+    pub requested_scopes: Scopes,
+    /// Whether there is a refresh token.
+    pub refreshable: bool,
+    /// When its access token ends; `None` if never.
+    pub expires_at: Option<Timestamp>,
+    /// When its access token was asked for.
+    pub issued_at: Option<Timestamp>,
+}
+
+/// Which accounts to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AccountFilter {
+    /// Of this user.
+    pub user: Option<UserId>,
+    /// At this provider.
+    pub provider: Option<Slug>,
+    /// In this state; unset, all but unlinked ones.
+    pub state: Option<AccountState>,
+}
+
+macro_rules! select {
+    () => {
+        "SELECT a.id AS a_id, a.user_id AS a_user_id, a.provider_id AS a_provider_id, p.slug AS a_provider_slug,
+            a.subject AS a_subject, a.profile AS a_profile, a.state AS a_state, a.state_reason AS a_state_reason,
+            a.is_default AS a_is_default, a.created_at AS a_created_at,
+            g.id AS g_id, g.scopes AS g_scopes, g.requested_scopes AS g_requested_scopes, g.issued_at AS g_issued_at,
+            g.refresh_generation AS g_refresh_generation, g.lifetime AS g_lifetime,
+            g.lifetime_assumed AS g_lifetime_assumed, g.due_at AS g_due_at
+         FROM external_accounts a JOIN providers p ON p.id = a.provider_id
+         LEFT JOIN grants g ON g.account_id = a.id AND g.is_current "
+    };
+}
+
+macro_rules! filter {
+    () => {
+        "($1 IS NULL OR p.slug = $1) AND (($2 IS NULL AND a.state <> 'unlinked') OR a.state = $2)
+         AND a.id < COALESCE($3, '~') "
+    };
+}
+
+statements! {
+    BY_SUBJECT {
+        "SELECT id, user_id FROM external_accounts WHERE provider_id = $1 AND subject = $2 AND state <> 'unlinked'"
+    }
+    BY_ID { select!() "WHERE a.id = $1" }
+    LIST { select!() "WHERE " filter!() "ORDER BY a.id DESC LIMIT $4" }
+    LIST_OF_USER { select!() "WHERE a.user_id = $5 AND " filter!() "ORDER BY a.id DESC LIMIT $4" }
+}
+
+impl Store {
+    /// The live account of this identity at a provider, and whose it is.
+    pub async fn account_by_subject(
+        &self,
+        provider: ProviderId,
+        subject: &str,
+    ) -> Result<Option<(AccountId, UserId)>, StoreError> {
+        let Some(row) = self.db.one(&BY_SUBJECT, args![provider, subject]).await? else { return Ok(None) };
+        let cells = row.of("external_accounts", "", "id")?;
+        Ok(Some((cells.parse("id")?, cells.user("user_id")?)))
+    }
+
+    /// An account by its id, unlinked ones too.
+    pub async fn account(&self, id: AccountId) -> Result<Option<AccountRow>, StoreError> {
+        self.db.one(&BY_ID, args![id]).await?.map(|row| account(&row)).transpose()
+    }
+
+    /// Up to `limit` accounts, the newest first, those older than `after`.
+    pub async fn list_accounts(
+        &self,
+        filter: &AccountFilter,
+        after: Option<AccountId>,
+        limit: u32,
+    ) -> Result<Vec<AccountRow>, StoreError> {
+        let provider = filter.provider.as_ref().map(Slug::as_str);
+        let state = filter.state.map(AccountState::as_str);
+        let rows = match &filter.user {
+            // A text of its own: SQLite chooses its index before it knows whether a user is given.
+            Some(user) => self.db.all(&LIST_OF_USER, args![provider, state, after, limit, user]).await?,
+            None => self.db.all(&LIST, args![provider, state, after, limit]).await?,
+        };
+        rows.iter().map(account).collect()
+    }
+}
+
+fn account(row: &Row) -> Result<AccountRow, StoreError> {
+    let cells = row.of("external_accounts", "a_", "id")?;
+    let mut account = AccountRow {
+        id: cells.parse("id")?,
+        user: cells.user("user_id")?,
+        provider: cells.parse("provider_id")?,
+        provider_slug: cells.get("provider_slug")?,
+        subject: cells.get("subject")?,
+        profile: cells.sealed("profile")?,
+        state: cells.read("state", AccountState::parse)?,
+        state_reason: cells.get("state_reason")?,
+        is_default: cells.get("is_default")?,
+        created_at: cells.time("created_at")?,
+        granted_scopes: Scopes::default(),
+        requested_scopes: Scopes::default(),
+        refreshable: false,
+        expires_at: None,
+        issued_at: None,
+    };
+    if row.get::<Option<String>>("g_id")?.is_some() {
+        let cells = row.of("grants", "g_", "id")?;
+        let freshness = freshness(&cells)?;
+        account.granted_scopes = cells.json::<Vec<String>>("scopes")?.into_iter().collect();
+        account.requested_scopes = cells.json::<Vec<String>>("requested_scopes")?.into_iter().collect();
+        account.refreshable = cells.get::<Option<i64>>("refresh_generation")?.is_some();
+        account.expires_at = freshness.expires_at();
+        account.issued_at = Some(freshness.issued_at);
+    }
+    Ok(account)
+}

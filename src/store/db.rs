@@ -1,0 +1,261 @@
+//! The database: connections to either engine, statements run on them, transactions.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::str::FromStr as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, Postgres};
+use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Acquire as _, Executor as _, Row as _, SqlSafeStr as _, Transaction};
+
+use super::error::StoreError;
+use super::sql::{Row, Sql, Value};
+
+/// How long a statement waits for a connection, and on SQLite for another process's lock.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often a connection is looked at before it is taken for a session of its own.
+const POOLER_PROBES: u32 = 3;
+
+/// Connections to one of the two engines.
+pub(super) enum Db {
+    /// One connection writes and several read. The lock file is held for as long as this value lives.
+    Sqlite { write: SqlitePool, read: SqlitePool, _lock: File },
+    /// `pooled`: statements of a connection may reach different sessions of the server.
+    Postgres { pool: PgPool, pooled: AtomicBool },
+}
+
+/// A transaction; rolled back unless committed.
+pub(super) enum Tx {
+    Sqlite(Transaction<'static, Sqlite>),
+    Postgres { tx: Transaction<'static, Postgres>, pooled: bool },
+}
+
+impl Db {
+    /// Opens the `SQLite` file at `path`, making it if it is not there. No other process can open it meanwhile.
+    pub(super) async fn open_sqlite(path: &Path, max_connections: u32) -> Result<Self, StoreError> {
+        let lock = lock_file(path)?;
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(PATIENCE);
+        let write = sqlite_pool(1).connect_with(options).await?;
+        let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(PATIENCE);
+        let read = sqlite_pool(max_connections.max(1)).connect_lazy_with(options);
+        Ok(Self::Sqlite { write, read, _lock: lock })
+    }
+
+    /// Connects to PostgreSQL. No session state is used: no `SET`, no `LISTEN`, no session locks, and named statements
+    /// only where a connection is a session of its own.
+    pub(super) async fn open_postgres(url: &str, max_connections: u32) -> Result<Self, StoreError> {
+        let options = PgConnectOptions::from_str(url)
+            .map_err(|_| StoreError::Url("postgres://user:password@host/database is expected"))?
+            .application_name("token-wallet")
+            // A start-up parameter that poolers refuse.
+            .extra_float_digits(None);
+        let pool = PgPoolOptions::new()
+            .max_connections(max_connections.max(2))
+            .acquire_timeout(PATIENCE)
+            .connect_with(options)
+            .await?;
+        let pooled = goes_through_a_pooler(&pool).await?;
+        Ok(Self::Postgres { pool, pooled: AtomicBool::new(pooled) })
+    }
+
+    /// Closes all connections, after the statements that run on them.
+    pub(super) async fn close(&self) {
+        match self {
+            Self::Sqlite { write, read, .. } => {
+                read.close().await;
+                // The last one to close: it takes the write-ahead log back into the file.
+                write.close().await;
+            }
+            Self::Postgres { pool, .. } => pool.close().await,
+        }
+    }
+
+    /// Begins a transaction that may write.
+    pub(super) async fn begin(&self) -> Result<Tx, StoreError> {
+        Ok(match self {
+            Self::Sqlite { write, .. } => Tx::Sqlite(write.begin_with("BEGIN IMMEDIATE").await?),
+            Self::Postgres { pool, pooled } => {
+                Tx::Postgres { tx: pool.begin().await?, pooled: pooled.load(Ordering::Relaxed) }
+            }
+        })
+    }
+
+    /// The rows of a statement that only reads.
+    pub(super) async fn all(&self, sql: &Sql, values: &[Value<'_>]) -> Result<Vec<Row>, StoreError> {
+        match self {
+            Self::Sqlite { read, .. } => {
+                let rows = sql.on_sqlite(values).fetch_all(read).await?;
+                Ok(rows.into_iter().map(Row::Sqlite).collect())
+            }
+            Self::Postgres { .. } => self.change(sql, values).await,
+        }
+    }
+
+    /// The one row of a statement that only reads, if there is one.
+    pub(super) async fn one(&self, sql: &Sql, values: &[Value<'_>]) -> Result<Option<Row>, StoreError> {
+        Ok(self.all(sql, values).await?.into_iter().next())
+    }
+
+    /// The rows that a writing statement returns; a transaction of its own.
+    pub(super) async fn change(&self, sql: &Sql, values: &[Value<'_>]) -> Result<Vec<Row>, StoreError> {
+        match self {
+            Self::Sqlite { write, .. } => {
+                let rows = sql.on_sqlite(values).fetch_all(write).await?;
+                Ok(rows.into_iter().map(Row::Sqlite).collect())
+            }
+            Self::Postgres { pool, pooled } if !pooled.load(Ordering::Relaxed) => {
+                let rows = sql.on_postgres(values).fetch_all(pool).await;
+                let rows = rows.inspect_err(|error| note_pooler(pooled, error))?;
+                Ok(rows.into_iter().map(Row::Postgres).collect())
+            }
+            Self::Postgres { .. } => {
+                let mut tx = self.begin().await?;
+                let rows = tx.all(sql, values).await?;
+                tx.commit().await?;
+                Ok(rows)
+            }
+        }
+    }
+
+    /// How many rows a writing statement hit; a transaction of its own.
+    pub(super) async fn execute(&self, sql: &Sql, values: &[Value<'_>]) -> Result<u64, StoreError> {
+        match self {
+            Self::Sqlite { write, .. } => Ok(sql.on_sqlite(values).execute(write).await?.rows_affected()),
+            Self::Postgres { pool, pooled } if !pooled.load(Ordering::Relaxed) => {
+                let done = sql.on_postgres(values).execute(pool).await;
+                Ok(done.inspect_err(|error| note_pooler(pooled, error))?.rows_affected())
+            }
+            Self::Postgres { .. } => {
+                let mut tx = self.begin().await?;
+                let hit = tx.execute(sql, values).await?;
+                tx.commit().await?;
+                Ok(hit)
+            }
+        }
+    }
+
+    /// Has the engine check a statement against the schema, without running it.
+    pub(super) async fn prepare(&self, sql: &Sql) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite { write, .. } => write.prepare(sql.sqlite.into_sql_str()).await.map(drop)?,
+            Self::Postgres { pool, .. } => pool.prepare(sql.postgres.into_sql_str()).await.map(drop)?,
+        }
+        Ok(())
+    }
+}
+
+impl Tx {
+    /// The rows of a statement.
+    pub(super) async fn all(&mut self, sql: &Sql, values: &[Value<'_>]) -> Result<Vec<Row>, StoreError> {
+        Ok(match self {
+            Self::Sqlite(tx) => {
+                sql.on_sqlite(values).fetch_all(&mut **tx).await?.into_iter().map(Row::Sqlite).collect()
+            }
+            Self::Postgres { tx, pooled } => {
+                let query = sql.on_postgres(values).persistent(!*pooled);
+                query.fetch_all(&mut **tx).await?.into_iter().map(Row::Postgres).collect()
+            }
+        })
+    }
+
+    /// The one row of a statement, if there is one.
+    pub(super) async fn one(&mut self, sql: &Sql, values: &[Value<'_>]) -> Result<Option<Row>, StoreError> {
+        Ok(self.all(sql, values).await?.into_iter().next())
+    }
+
+    /// How many rows a statement hit.
+    pub(super) async fn execute(&mut self, sql: &Sql, values: &[Value<'_>]) -> Result<u64, StoreError> {
+        Ok(match self {
+            Self::Sqlite(tx) => sql.on_sqlite(values).execute(&mut **tx).await?.rows_affected(),
+            Self::Postgres { tx, pooled } => {
+                sql.on_postgres(values).persistent(!*pooled).execute(&mut **tx).await?.rows_affected()
+            }
+        })
+    }
+
+    /// Runs a script of several statements: a migration.
+    pub(super) async fn script(&mut self, script: &'static str) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(tx) => sqlx::raw_sql(script).execute(&mut **tx).await.map(drop)?,
+            Self::Postgres { tx, .. } => sqlx::raw_sql(script).execute(&mut **tx).await.map(drop)?,
+        }
+        Ok(())
+    }
+
+    /// Makes what was done visible and lasting.
+    pub(super) async fn commit(self) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(tx) => tx.commit().await?,
+            Self::Postgres { tx, .. } => tx.commit().await?,
+        }
+        Ok(())
+    }
+}
+
+fn sqlite_pool(connections: u32) -> SqlitePoolOptions {
+    // Connections to a file do not go stale.
+    SqlitePoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(PATIENCE)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+}
+
+/// Whether something between us and the server, such as `PgBouncer`, gives each transaction whatever session is free:
+/// two connections of ours meet in one session, or one connection meets two. Statements then run unnamed, each within
+/// a transaction.
+async fn goes_through_a_pooler(pool: &PgPool) -> Result<bool, StoreError> {
+    let (mut one, mut other) = (pool.acquire().await?, pool.acquire().await?);
+    for _ in 0..POOLER_PROBES {
+        let session_of_one = session(&mut one).await?;
+        let mut held = other.begin().await?;
+        if session_of_one == session(&mut held).await? || session_of_one != session(&mut one).await? {
+            return Ok(true);
+        }
+        held.rollback().await?;
+    }
+    Ok(false)
+}
+
+/// Learns late of a pooler: a named statement was not there, or was there already.
+fn note_pooler(pooled: &AtomicBool, error: &sqlx::Error) {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    if code.is_some_and(|code| code == "26000" || code == "42P05") && !pooled.swap(true, Ordering::Relaxed) {
+        tracing::warn!("a pooler in transaction mode is between us and PostgreSQL: statements run unnamed from now on");
+    }
+}
+
+/// The process that serves this session; asked for in the simple protocol, which leaves nothing behind.
+async fn session(connection: &mut PgConnection) -> Result<i32, StoreError> {
+    Ok(sqlx::raw_sql("SELECT pg_backend_pid()").fetch_one(connection).await?.try_get(0)?)
+}
+
+/// Takes the lock beside the database file and makes both if they are not there, readable by nobody else.
+fn lock_file(path: &Path) -> Result<File, StoreError> {
+    let failed = |error: io::Error| StoreError::Unavailable(format!("{}: {error}", path.display()));
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed)?;
+    }
+    let open = |path: &Path| OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    let mut lock_path = path.as_os_str().to_owned();
+    lock_path.push(".lock");
+    let lock = open(Path::new(&lock_path)).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(StoreError::Locked(path.display().to_string())),
+        Err(TryLockError::Error(error)) => return Err(failed(error)),
+    }
+    open(path).map_err(failed)?;
+    Ok(lock)
+}

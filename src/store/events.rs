@@ -1,0 +1,29 @@
+//! Event rows: written in the transaction of the change that they tell of.
+
+use super::db::Tx;
+use super::error::StoreError;
+use super::sql::{args, statements};
+use crate::domain::event::Event;
+
+statements! {
+    INSERT {
+        "INSERT INTO events (id, at, kind, user_id, provider_id, account_id, grant_id, flow_id, reason)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+    }
+}
+
+/// Writes an event.
+pub(super) async fn insert(tx: &mut Tx, event: &Event) -> Result<(), StoreError> {
+    let values = args![
+        event.id,
+        event.at,
+        event.kind.as_str(),
+        &event.user,
+        event.provider,
+        event.account,
+        event.grant,
+        event.flow,
+        event.reason.as_deref(),
+    ];
+    tx.execute(&INSERT, values).await.map(drop)
+}

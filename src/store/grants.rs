@@ -1,0 +1,132 @@
+//! Grants: what one consent gave us, read for judging and serving.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::Store;
+use super::error::StoreError;
+use super::sql::{Cells, Row, args, statements};
+use crate::clock::Timestamp;
+use crate::domain::grant::{Freshness, Grant, GrantState};
+use crate::domain::ids::{GrantId, ProviderId};
+use crate::domain::provider::Lifetime;
+use crate::domain::secret::AccessToken;
+use crate::domain::user::UserId;
+use crate::vault::Sealed;
+
+/// A live account's current grant with all that a get needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// The grant.
+    pub grant: Grant,
+    /// Its access token.
+    pub access_token: Sealed<AccessToken>,
+    /// The provider's own id of the account.
+    pub subject: String,
+    /// Whether the account is its user's default at the provider.
+    pub is_default: bool,
+    /// What an API call needs besides the token, by the provider's names.
+    pub metadata: BTreeMap<String, String>,
+    /// Until when somebody's refresh of it is in flight, if one was claimed.
+    pub lease_until: Option<Timestamp>,
+}
+
+/// A [`Grant`]'s columns, of the table alias `g`.
+macro_rules! grant_columns {
+    () => {
+        "g.id AS g_id, g.account_id AS g_account_id, g.user_id AS g_user_id, g.provider_id AS g_provider_id,
+         g.state AS g_state, g.issued_at AS g_issued_at, g.lifetime AS g_lifetime,
+         g.lifetime_assumed AS g_lifetime_assumed, g.due_at AS g_due_at, g.token_type AS g_token_type,
+         g.scopes AS g_scopes, g.access_generation AS g_access_generation,
+         g.refresh_generation AS g_refresh_generation, g.fence AS g_fence, g.committed_fence AS g_committed_fence,
+         g.attempted_at AS g_attempted_at, g.attempts AS g_attempts, g.ahead_until AS g_ahead_until"
+    };
+}
+
+pub(super) use grant_columns;
+
+macro_rules! holdings {
+    () => {
+        " g.access_token AS g_access_token, g.metadata AS g_metadata, g.lease_until AS g_lease_until,
+          a.id AS a_id, a.subject AS a_subject, a.is_default AS a_is_default
+          FROM external_accounts a JOIN grants g ON g.account_id = a.id AND g.is_current "
+    };
+}
+
+statements! {
+    OF_USER {
+        "SELECT " grant_columns!() "," holdings!()
+        "WHERE a.user_id = $1 AND a.provider_id = $2 AND a.state <> 'unlinked' ORDER BY a.id"
+    }
+    BY_ID { "SELECT " grant_columns!() "," holdings!() "WHERE g.id = $1 AND a.state <> 'unlinked'" }
+    EXTEND_AHEAD { "UPDATE grants SET ahead_until = $2 WHERE id = $1 AND is_current AND ahead_until < $2" }
+}
+
+impl Store {
+    /// The user's live accounts at a provider with their current grants, the oldest account first: the read of every
+    /// get.
+    pub async fn holdings(&self, user: &UserId, provider: ProviderId) -> Result<Vec<Holding>, StoreError> {
+        self.db.all(&OF_USER, args![user, provider]).await?.iter().map(holding).collect()
+    }
+
+    /// A grant while it is its account's current one.
+    pub async fn holding(&self, id: GrantId) -> Result<Option<Holding>, StoreError> {
+        self.db.one(&BY_ID, args![id]).await?.map(|row| holding(&row)).transpose()
+    }
+
+    /// Has a grant refreshed ahead until `until`. False if it is already, or is not current any more.
+    pub async fn extend_ahead(&self, id: GrantId, until: Timestamp) -> Result<bool, StoreError> {
+        Ok(self.db.execute(&EXTEND_AHEAD, args![id, until]).await? == 1)
+    }
+}
+
+/// The grant in a row of `grant_columns!()`.
+pub(super) fn grant(row: &Row) -> Result<Grant, StoreError> {
+    let cells = row.of("grants", "g_", "id")?;
+    Ok(Grant {
+        id: cells.parse("id")?,
+        account: cells.parse("account_id")?,
+        user: cells.user("user_id")?,
+        provider: cells.parse("provider_id")?,
+        state: cells.read("state", GrantState::parse)?,
+        freshness: freshness(&cells)?,
+        token_type: cells.get("token_type")?,
+        scopes: cells.json::<Vec<String>>("scopes")?.into_iter().collect(),
+        access_generation: cells.get("access_generation")?,
+        refresh_generation: cells.get("refresh_generation")?,
+        fence: cells.get("fence")?,
+        committed_fence: cells.get("committed_fence")?,
+        attempted_at: cells.time_opt("attempted_at")?,
+        attempts: cells.count("attempts")?,
+        ahead_until: cells.time("ahead_until")?,
+    })
+}
+
+/// How fresh a grant's access token is.
+pub(super) fn freshness(cells: &Cells<'_>) -> Result<Freshness, StoreError> {
+    let span = cells.get::<Option<i64>>("lifetime")?.map(u64::try_from);
+    let lifetime = match (span.transpose().map_err(|_| cells.corrupt("lifetime"))?, cells.get("lifetime_assumed")?) {
+        (None, _) => Lifetime::Endless,
+        (Some(millis), false) => Lifetime::Stated(Duration::from_millis(millis)),
+        (Some(millis), true) => Lifetime::Assumed(Duration::from_millis(millis)),
+    };
+    Ok(Freshness { issued_at: cells.time("issued_at")?, lifetime, due_at: cells.time_opt("due_at")? })
+}
+
+/// A lifetime as the columns `lifetime` (milliseconds, or null) and `lifetime_assumed`.
+pub(super) fn lifetime_columns(lifetime: Lifetime) -> (Option<i64>, bool) {
+    let millis = lifetime.span().map(|span| i64::try_from(span.as_millis()).unwrap_or(i64::MAX));
+    (millis, matches!(lifetime, Lifetime::Assumed(_)))
+}
+
+fn holding(row: &Row) -> Result<Holding, StoreError> {
+    let (account, cells) = (row.of("external_accounts", "a_", "id")?, row.of("grants", "g_", "id")?);
+    Ok(Holding {
+        grant: grant(row)?,
+        access_token: cells.sealed("access_token")?,
+        subject: account.get("subject")?,
+        is_default: account.get("is_default")?,
+        metadata: cells.json("metadata")?,
+        lease_until: cells.time_opt("lease_until")?,
+    })
+}

@@ -1,0 +1,219 @@
+//! Configured providers and their client secrets.
+
+use std::time::Duration;
+
+use super::Store;
+use super::error::StoreError;
+use super::sql::{Row, args, statements, to_json};
+use crate::clock::Timestamp;
+use crate::domain::ids::{ProviderId, ProviderSecretId};
+use crate::domain::provider::Slug;
+use crate::domain::scopes::Scopes;
+use crate::domain::secret::ClientSecret;
+use crate::vault::Sealed;
+
+/// For so long a repeated deletion succeeds.
+pub(super) const DELETION_REMEMBERED: Duration = Duration::from_hours(24 * 30);
+
+/// A provider to store.
+#[derive(Clone, Debug)]
+pub struct NewProvider {
+    /// Its id.
+    pub id: ProviderId,
+    /// Its name in every call.
+    pub slug: Slug,
+    /// The catalog entry that describes it.
+    pub catalog_entry: String,
+    /// Its name for people, if not the catalog's.
+    pub display_name: Option<String>,
+    /// Our client id there.
+    pub client_id: String,
+    /// Scopes to ask for besides the catalog's.
+    pub additional_scopes: Scopes,
+    /// Its own endpoints, for catalog entries that have none: a JSON object.
+    pub endpoints: Option<serde_json::Value>,
+    /// When it was configured.
+    pub created_at: Timestamp,
+    /// Our client secret there, if the client has one.
+    pub secret: Option<(ProviderSecretId, Sealed<ClientSecret>)>,
+}
+
+/// A stored provider.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProviderRow {
+    /// Its id.
+    pub id: ProviderId,
+    /// Its name in every call.
+    pub slug: Slug,
+    /// The catalog entry that describes it.
+    pub catalog_entry: String,
+    /// Its name for people, if not the catalog's.
+    pub display_name: Option<String>,
+    /// Our client id there.
+    pub client_id: String,
+    /// Scopes to ask for besides the catalog's.
+    pub additional_scopes: Scopes,
+    /// Its own endpoints, for catalog entries that have none: a JSON object.
+    pub endpoints: Option<serde_json::Value>,
+    /// When it was configured.
+    pub created_at: Timestamp,
+    /// Our client secrets there, the newest first.
+    pub secrets: Vec<ProviderSecretRow>,
+}
+
+/// A stored client secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderSecretRow {
+    /// Its id.
+    pub id: ProviderSecretId,
+    /// The secret.
+    pub secret: Sealed<ClientSecret>,
+    /// When it was given.
+    pub created_at: Timestamp,
+}
+
+/// What a deletion came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeleteProvider {
+    /// It is gone, now or in the last 30 days.
+    Deleted,
+    /// A linked account or an open flow needs it.
+    InUse,
+    /// There is none of this name.
+    NotFound,
+}
+
+macro_rules! columns {
+    () => {
+        "SELECT p.id AS p_id, p.slug AS p_slug, p.catalog_entry AS p_catalog_entry, p.display_name AS p_display_name,
+                p.client_id AS p_client_id, p.additional_scopes AS p_additional_scopes, p.endpoints AS p_endpoints,
+                p.created_at AS p_created_at, s.id AS s_id, s.secret AS s_secret, s.created_at AS s_created_at "
+    };
+}
+
+macro_rules! with_secrets {
+    () => {
+        " LEFT JOIN provider_secrets s ON s.provider_id = p.id ORDER BY p.slug, s.created_at DESC, s.id DESC"
+    };
+}
+
+statements! {
+    CREATE {
+        "INSERT INTO providers (id, slug, catalog_entry, display_name, client_id, additional_scopes, endpoints, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING"
+    }
+    CREATE_SECRET { "INSERT INTO provider_secrets (id, provider_id, secret, created_at) VALUES ($1, $2, $3, $4)" }
+    BY_ID { columns!() "FROM (SELECT * FROM providers WHERE id = $1 AND deleted_at IS NULL) p" with_secrets!() }
+    BY_SLUG { columns!() "FROM (SELECT * FROM providers WHERE slug = $1 AND deleted_at IS NULL) p" with_secrets!() }
+    LIST {
+        columns!()
+        "FROM (SELECT * FROM providers WHERE deleted_at IS NULL AND slug > COALESCE($1, '') ORDER BY slug LIMIT $2) p"
+        with_secrets!()
+    }
+    // The lock makes starting flows wait, and waits for flows that are being started.
+    TO_DELETE { "SELECT id FROM providers WHERE slug = $1 AND deleted_at IS NULL" [pg " FOR UPDATE"] }
+    IN_USE {
+        "SELECT 1 AS used WHERE EXISTS (SELECT 1 FROM external_accounts WHERE provider_id = $1 AND state <> 'unlinked')
+            OR EXISTS (SELECT 1 FROM flows WHERE provider_id = $1 AND ended_at IS NULL)"
+    }
+    DELETE { "UPDATE providers SET deleted_at = $2 WHERE id = $1 AND deleted_at IS NULL" }
+    DELETE_SECRETS { "DELETE FROM provider_secrets WHERE provider_id = $1" }
+    DELETED_LATELY { "SELECT 1 AS deleted FROM providers WHERE slug = $1 AND deleted_at > $2 LIMIT 1" }
+}
+
+impl Store {
+    /// Stores a provider with its first secret. False, and nothing stored, if the slug is taken.
+    pub async fn create_provider(&self, provider: &NewProvider) -> Result<bool, StoreError> {
+        let mut tx = self.db.begin().await?;
+        let endpoints = provider.endpoints.as_ref().map(ToString::to_string);
+        let values = args![
+            provider.id,
+            &provider.slug,
+            provider.catalog_entry.as_str(),
+            provider.display_name.as_deref(),
+            provider.client_id.as_str(),
+            to_json(provider.additional_scopes.iter().collect::<Vec<_>>())?,
+            endpoints.as_deref(),
+            provider.created_at,
+        ];
+        if tx.execute(&CREATE, values).await? == 0 {
+            return Ok(false);
+        }
+        if let Some((id, secret)) = &provider.secret {
+            tx.execute(&CREATE_SECRET, args![*id, provider.id, secret, provider.created_at]).await?;
+        }
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// The provider of this name.
+    pub async fn provider_by_slug(&self, slug: &Slug) -> Result<Option<ProviderRow>, StoreError> {
+        Ok(gather(&self.db.all(&BY_SLUG, args![slug]).await?)?.pop())
+    }
+
+    /// The provider of this id, unless it is deleted.
+    pub async fn provider(&self, id: ProviderId) -> Result<Option<ProviderRow>, StoreError> {
+        Ok(gather(&self.db.all(&BY_ID, args![id]).await?)?.pop())
+    }
+
+    /// Up to `limit` providers by slug, those behind the slug `after`.
+    pub async fn list_providers(&self, after: Option<&str>, limit: u32) -> Result<Vec<ProviderRow>, StoreError> {
+        gather(&self.db.all(&LIST, args![after, limit]).await?)
+    }
+
+    /// Deletes a provider and its secrets unless it is in use. The row stays; the slug is free.
+    pub async fn delete_provider(&self, slug: &Slug, now: Timestamp) -> Result<DeleteProvider, StoreError> {
+        let mut tx = self.db.begin().await?;
+        let Some(row) = tx.one(&TO_DELETE, args![slug]).await? else {
+            let since = now.minus(DELETION_REMEMBERED);
+            let lately = tx.one(&DELETED_LATELY, args![slug, since]).await?.is_some();
+            return Ok(if lately { DeleteProvider::Deleted } else { DeleteProvider::NotFound });
+        };
+        let id: String = row.get("id")?;
+        if tx.one(&IN_USE, args![id.as_str()]).await?.is_some() {
+            return Ok(DeleteProvider::InUse);
+        }
+        tx.execute(&DELETE, args![id.as_str(), now]).await?;
+        tx.execute(&DELETE_SECRETS, args![id.as_str()]).await?;
+        tx.commit().await?;
+        Ok(DeleteProvider::Deleted)
+    }
+}
+
+/// Providers from rows of one secret each.
+fn gather(rows: &[Row]) -> Result<Vec<ProviderRow>, StoreError> {
+    let mut providers: Vec<ProviderRow> = Vec::new();
+    for row in rows {
+        let cells = row.of("providers", "p_", "id")?;
+        let id = cells.parse("id")?;
+        if providers.last().is_none_or(|last| last.id != id) {
+            providers.push(ProviderRow {
+                id,
+                slug: cells.read("slug", |text| Slug::parse(text).ok())?,
+                catalog_entry: cells.get("catalog_entry")?,
+                display_name: cells.get("display_name")?,
+                client_id: cells.get("client_id")?,
+                additional_scopes: cells.json::<Vec<String>>("additional_scopes")?.into_iter().collect(),
+                endpoints: cells.read_opt("endpoints", |text| serde_json::from_str(text).ok())?,
+                created_at: cells.time("created_at")?,
+                secrets: Vec::new(),
+            });
+        }
+        let (Some(provider), Some(secret)) = (providers.last_mut(), secret(row)?) else { continue };
+        provider.secrets.push(secret);
+    }
+    Ok(providers)
+}
+
+/// The secret in a provider's row; none if the provider has none.
+fn secret(row: &Row) -> Result<Option<ProviderSecretRow>, StoreError> {
+    if row.get::<Option<String>>("s_id")?.is_none() {
+        return Ok(None);
+    }
+    let cells = row.of("provider_secrets", "s_", "id")?;
+    Ok(Some(ProviderSecretRow {
+        id: cells.parse("id")?,
+        secret: cells.sealed("secret")?,
+        created_at: cells.time("created_at")?,
+    }))
+}

@@ -1,0 +1,92 @@
+//! Who calls, and with what (faults.md G1, A1; health and reflection).
+
+use std::time::Duration;
+
+use token_wallet::proto::v1;
+use tonic::Code;
+use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::support::harness::{Engine, Harness, on_both_engines, reason};
+
+on_both_engines! {
+    async fn g1_a_user_id_that_cannot_be_one_is_refused_by_field_and_not_told_back(engine) {
+        let harness = Harness::start(engine).await;
+        for bad in ["", "\0", "a\u{7}b", "line\nbreak", &"x".repeat(4_096)] {
+            let get = harness.get(bad).await.unwrap_err();
+            let link = v1::StartLinkRequest { user_id: bad.into(), provider: "sandbox".into(), ..Default::default() };
+            let link = harness.accounts().start_link(link).await.unwrap_err();
+            for refused in [get, link] {
+                assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "INVALID_FIELD"));
+                assert!(refused.message().starts_with("user_id "), "{}", refused.message());
+                assert!(bad.is_empty() || !refused.message().contains(bad), "never the value");
+            }
+        }
+    }
+
+    async fn a1_every_bad_key_is_refused_alike(engine) {
+        let harness = Harness::start(engine).await;
+        let request = v1::CreateApiClientRequest {
+            display_name: "short-lived".into(),
+            key_ttl: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
+        };
+        let made = harness.clients().create_api_client(request).await.unwrap().into_inner();
+        let (client, key) = (made.api_client.unwrap(), made.api_key.unwrap());
+        let works = async |key: &str| {
+            let list = v1::ListExternalAccountsRequest::default();
+            harness.accounts_as(key).list_external_accounts(list).await.map(drop)
+        };
+        works(&key.secret).await.unwrap();
+        // Of another instance: the same row could be there.
+        let elsewhere = Harness::start(Engine::Sqlite).await;
+        let mut last = key.secret.clone();
+        last.pop();
+        let mut wrong_secret = harness.key.clone();
+        wrong_secret.replace_range(wrong_secret.len() - 20..wrong_secret.len() - 19, "z");
+        harness.pass(Duration::from_secs(61));
+        let mut answers = Vec::new();
+        for bad in ["x", "twk_", "twk_a_b_c", &last, &wrong_secret, &elsewhere.key, &key.secret] {
+            let refused = works(bad).await.unwrap_err();
+            assert_eq!(reason(&refused), "API_KEY_INVALID", "{}", bad.len());
+            answers.push((refused.code(), refused.message().to_owned(), refused.details().to_vec()));
+        }
+        // Revoked, after it has worked.
+        let request = v1::CreateApiClientRequest { display_name: "revoked".into(), key_ttl: None };
+        let made = harness.clients().create_api_client(request).await.unwrap().into_inner();
+        let secret = made.api_key.unwrap().secret;
+        works(&secret).await.unwrap();
+        let delete = v1::DeleteApiClientRequest { api_client_id: made.api_client.unwrap().id };
+        harness.clients().delete_api_client(delete.clone()).await.unwrap();
+        harness.clients().delete_api_client(delete).await.unwrap();
+        let refused = works(&secret).await.unwrap_err();
+        answers.push((refused.code(), refused.message().to_owned(), refused.details().to_vec()));
+        assert_eq!(answers[0].0, Code::Unauthenticated);
+        assert!(answers.iter().all(|answer| *answer == answers[0]), "one text for all");
+        assert_eq!(client.display_name, "short-lived");
+    }
+
+    async fn a1_without_a_key_nothing_is_answered_but_health(engine) {
+        let harness = Harness::start(engine).await;
+        let mut health = HealthClient::new(harness.channel());
+        let served = health.check(HealthCheckRequest::default()).await.unwrap().into_inner();
+        assert_eq!(served.status(), tonic_health::pb::health_check_response::ServingStatus::Serving);
+        for path in [
+            "/tokenwallet.v1.WalletService/GetAccessToken",
+            "/tokenwallet.v1.ApiClientService/CreateApiClient",
+            "/tokenwallet.v1.NoService/NoMethod",
+        ] {
+            let refused = bare(harness.channel(), path).await;
+            assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unauthenticated, "CREDENTIALS_MISSING"), "{path}");
+        }
+    }
+}
+
+/// A call of any path with an empty message and no key.
+async fn bare(channel: Channel, path: &'static str) -> tonic::Status {
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await.unwrap();
+    let codec = tonic_prost::ProstCodec::<v1::GetAccessTokenRequest, v1::GetAccessTokenResponse>::default();
+    let request = tonic::Request::new(v1::GetAccessTokenRequest::default());
+    grpc.unary(request, http::uri::PathAndQuery::from_static(path), codec).await.unwrap_err()
+}

@@ -1,0 +1,326 @@
+//! The whole wallet and a sandbox provider, in this process, on a clock that the test moves.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use reqwest::{Client as Http, Url};
+use tempfile::TempDir;
+use token_wallet::app::{self, App};
+use token_wallet::clock::{Clock, Hand, Timestamp};
+use token_wallet::config::{Config, Listeners, StoreUrl};
+use token_wallet::keys;
+use token_wallet::proto::v1;
+use token_wallet::proto::v1::api_client_service_client::ApiClientServiceClient;
+use token_wallet::proto::v1::complete_link_request::Proof;
+use token_wallet::proto::v1::external_account_service_client::ExternalAccountServiceClient;
+use token_wallet::proto::v1::provider_service_client::ProviderServiceClient;
+use token_wallet::proto::v1::redirect_url_service_client::RedirectUrlServiceClient;
+use token_wallet::proto::v1::wallet_service_client::WalletServiceClient;
+use token_wallet::sandbox::{self, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Endpoint, Options, Request, Sandbox};
+use tonic::Status;
+use tonic::codegen::InterceptedService;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::transport::Channel;
+use tonic_types::StatusExt as _;
+
+use super::browser;
+use super::database::Database;
+use super::postgres::{self, TestDatabase};
+
+/// When every test begins.
+pub const BEGIN: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+
+/// Where flows of the tests end.
+pub const APP_URL: &str = "https://app.example.com/linked";
+
+/// Which database a test runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    Sqlite,
+    Postgres,
+}
+
+/// Sends the API key with every call.
+#[derive(Clone)]
+pub struct Key(MetadataValue<Ascii>);
+
+impl Interceptor for Key {
+    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
+        request.metadata_mut().insert("authorization", self.0.clone());
+        Ok(request)
+    }
+}
+
+type Keyed = InterceptedService<Channel, Key>;
+
+/// A running wallet with a provider `sandbox`, and everything that a test does to it.
+pub struct Harness {
+    app: Option<App>,
+    pub sandbox: Sandbox,
+    pub config: Config,
+    pub clock: Clock,
+    pub hand: Hand,
+    pub key: String,
+    pub http: Http,
+    channel: Channel,
+    _folder: TempDir,
+    _database: Option<TestDatabase>,
+}
+
+impl Harness {
+    /// On `engine`, with the sandbox's usual hour of life for access tokens.
+    pub async fn start(engine: Engine) -> Self {
+        Self::with(engine, Options::default()).await
+    }
+
+    /// On `engine`, with a sandbox of these options (its clock is the wallet's).
+    pub async fn with(engine: Engine, options: Options) -> Self {
+        let (clock, hand) = Clock::moved(BEGIN);
+        let sandbox = sandbox::start(Options { clock: clock.clone(), ..options }).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let listeners = Listeners { grpc: any, web: any, ops: any };
+        let mut config = Config::development(folder.path(), listeners, sandbox.base_url().parse().unwrap());
+        let database = match engine {
+            Engine::Sqlite => None,
+            Engine::Postgres => Some(postgres::database().await),
+        };
+        if let Some(database) = &database {
+            config.store.url = StoreUrl::postgres(&database.url).unwrap();
+        }
+        write_root_key(folder.path());
+        keys::init(&config, &clock).await.unwrap();
+        let (_, key) = app::bootstrap_client(&config, "tests", &clock).await.unwrap();
+        let app = App::start(config.clone(), clock.clone()).await.unwrap();
+        let channel = channel(&app);
+        let harness = Self {
+            app: Some(app),
+            sandbox,
+            config,
+            clock,
+            hand,
+            key: key.expose().to_owned(),
+            http: browser::new(),
+            channel,
+            _folder: folder,
+            _database: database,
+        };
+        harness.configure().await;
+        harness
+    }
+
+    /// The provider and the redirect URL that the tests use.
+    async fn configure(&self) {
+        let request = v1::CreateProviderRequest {
+            slug: "sandbox".into(),
+            client_id: DEFAULT_CLIENT_ID.into(),
+            client_secret: DEFAULT_CLIENT_SECRET.into(),
+            ..Default::default()
+        };
+        self.providers().create_provider(request).await.unwrap();
+        let request = v1::CreateRedirectUrlRequest { url: APP_URL.into(), ..Default::default() };
+        self.redirect_urls().create_redirect_url(request).await.unwrap();
+    }
+
+    /// Stops the wallet and starts it again on what it has stored. The sandbox goes on.
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        let app = App::start(self.config.clone(), self.clock.clone()).await.unwrap();
+        self.channel = channel(&app);
+        self.app = Some(app);
+    }
+
+    /// Stops the wallet in order.
+    pub async fn stop(&mut self) {
+        if let Some(app) = self.app.take() {
+            // An open connection would be waited for.
+            self.channel = Channel::from_static("http://127.0.0.1:1").connect_lazy();
+            app.shutdown().await;
+        }
+    }
+
+    fn keyed(&self) -> (Channel, Key) {
+        (self.channel.clone(), Key(format!("Bearer {}", self.key).parse().unwrap()))
+    }
+
+    pub fn wallet(&self) -> WalletServiceClient<Keyed> {
+        let (channel, key) = self.keyed();
+        WalletServiceClient::with_interceptor(channel, key)
+    }
+
+    pub fn accounts(&self) -> ExternalAccountServiceClient<Keyed> {
+        let (channel, key) = self.keyed();
+        ExternalAccountServiceClient::with_interceptor(channel, key)
+    }
+
+    /// As another API client.
+    pub fn accounts_as(&self, key: &str) -> ExternalAccountServiceClient<Keyed> {
+        let key = Key(format!("Bearer {key}").parse().unwrap());
+        ExternalAccountServiceClient::with_interceptor(self.channel.clone(), key)
+    }
+
+    pub fn providers(&self) -> ProviderServiceClient<Keyed> {
+        let (channel, key) = self.keyed();
+        ProviderServiceClient::with_interceptor(channel, key)
+    }
+
+    pub fn redirect_urls(&self) -> RedirectUrlServiceClient<Keyed> {
+        let (channel, key) = self.keyed();
+        RedirectUrlServiceClient::with_interceptor(channel, key)
+    }
+
+    pub fn clients(&self) -> ApiClientServiceClient<Keyed> {
+        let (channel, key) = self.keyed();
+        ApiClientServiceClient::with_interceptor(channel, key)
+    }
+
+    /// The gRPC channel without a key.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// Where the callback and pages are.
+    pub fn web(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addresses().web)
+    }
+
+    /// Where metrics and probes are.
+    pub fn ops(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addresses().ops)
+    }
+
+    pub fn addresses(&self) -> app::Addresses {
+        self.app.as_ref().unwrap().addresses()
+    }
+
+    /// The wallet's database, for what no RPC shows.
+    pub async fn database(&self) -> Database {
+        Database::open(&self.config.store.url).await
+    }
+
+    /// A fresh token of `user`.
+    pub async fn get(&self, user: &str) -> Result<v1::GetAccessTokenResponse, Status> {
+        self.get_with(v1::GetAccessTokenRequest { user_id: user.into(), ..Default::default() }).await
+    }
+
+    /// A token as `request` wants it, at the sandbox.
+    pub async fn get_with(&self, request: v1::GetAccessTokenRequest) -> Result<v1::GetAccessTokenResponse, Status> {
+        let request = v1::GetAccessTokenRequest { provider: "sandbox".into(), ..request };
+        self.wallet().get_access_token(request).await.map(tonic::Response::into_inner)
+    }
+
+    /// Begins a link that ends at [`APP_URL`].
+    pub async fn start_link(&self, user: &str) -> v1::StartLinkResponse {
+        let request = v1::StartLinkRequest {
+            user_id: user.into(),
+            provider: "sandbox".into(),
+            redirect_url: APP_URL.into(),
+            ..Default::default()
+        };
+        self.accounts().start_link(request).await.unwrap().into_inner()
+    }
+
+    /// What a person's browser does at the provider: decides, and is sent to the callback's URL.
+    pub async fn decide(&self, authorization_url: &str, person: &str, decision: &str) -> Url {
+        let form = [("person", person), ("decision", decision)];
+        let answer = self.http.post(authorization_url).form(&form).send().await.unwrap();
+        browser::location(&answer)
+    }
+
+    /// A link up to the ticket: begun, approved by `person`, returned to the app.
+    pub async fn ticket(&self, user: &str, person: &str) -> String {
+        let started = self.start_link(user).await;
+        let callback = self.decide(&started.authorization_url, person, "approve").await;
+        let answer = self.http.get(callback).send().await.unwrap();
+        browser::parameter(&browser::location(&answer), "ticket").unwrap()
+    }
+
+    /// Ends a link.
+    pub async fn complete(&self, user: &str, ticket: &str) -> Result<v1::CompleteLinkResponse, Status> {
+        let request = v1::CompleteLinkRequest { user_id: user.into(), proof: Some(Proof::Ticket(ticket.into())) };
+        self.accounts().complete_link(request).await.map(tonic::Response::into_inner)
+    }
+
+    /// A whole link of `user` to the sandbox's `person`.
+    pub async fn link(&self, user: &str, person: &str) -> v1::ExternalAccount {
+        let ticket = self.ticket(user, person).await;
+        self.complete(user, &ticket).await.unwrap().external_account.unwrap()
+    }
+
+    /// Whether the sandbox's API accepts this access token now.
+    pub async fn is_accepted(&self, token: &str) -> bool {
+        let url = format!("{}/userinfo", self.sandbox.base_url());
+        self.http.get(url).bearer_auth(token).send().await.unwrap().status() == 200
+    }
+
+    /// The refreshes that the sandbox has seen.
+    pub fn refreshes(&self) -> Vec<Request> {
+        let mut requests = self.sandbox.requests();
+        requests.retain(|request| {
+            request.endpoint == Endpoint::Token && request.grant_type.as_deref() == Some("refresh_token")
+        });
+        requests
+    }
+
+    /// The code exchanges that the sandbox has seen.
+    pub fn exchanges(&self) -> Vec<Request> {
+        let mut requests = self.sandbox.requests();
+        requests.retain(|request| {
+            request.endpoint == Endpoint::Token && request.grant_type.as_deref() == Some("authorization_code")
+        });
+        requests
+    }
+
+    /// Moves the clock on.
+    pub fn pass(&self, time: Duration) {
+        self.hand.advance(time);
+    }
+}
+
+/// The reason of an error, as callers read it.
+pub fn reason(status: &Status) -> String {
+    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
+}
+
+/// Waits, in real time and not for long, until `condition` holds.
+pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    for _ in 0..200 {
+        if condition().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("waited in vain until {what}");
+}
+
+/// Declares each test once for both databases: `name_on_sqlite` and `name_on_postgres`.
+macro_rules! on_both_engines {
+    ($($(#[$doc:meta])* async fn $name:ident($engine:ident) $body:block)*) => {
+        mod on_sqlite {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(crate::support::harness::Engine::Sqlite).await;
+            })*
+        }
+
+        mod on_postgres {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(crate::support::harness::Engine::Postgres).await;
+            })*
+        }
+
+        $($(#[$doc])* async fn $name($engine: crate::support::harness::Engine) $body)*
+    };
+}
+
+pub(crate) use on_both_engines;
+
+fn channel(app: &App) -> Channel {
+    Channel::from_shared(format!("http://{}", app.addresses().grpc)).unwrap().connect_lazy()
+}
+
+fn write_root_key(folder: &std::path::Path) {
+    token_wallet::vault::RootKey::generate().write_new(&folder.join("root.key")).unwrap();
+}
