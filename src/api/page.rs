@@ -48,6 +48,11 @@ impl Page {
         parsed.map_err(|_| Failure::field("page_token", "must be a next_page_token of this list"))
     }
 
+    /// The most rows of the page.
+    pub(super) const fn size(&self) -> u32 {
+        self.size
+    }
+
     /// One more than fits the page, to see whether another follows.
     pub(super) const fn limit(&self) -> u32 {
         self.size + 1
@@ -60,10 +65,11 @@ impl Page {
             return String::new();
         }
         rows.truncate(size);
-        rows.last().map(|last| self.seal(&key(last))).unwrap_or_default()
+        rows.last().map(|last| self.token(&key(last))).unwrap_or_default()
     }
 
-    fn seal(&self, after: &str) -> String {
+    /// The token of the page that begins behind `after`.
+    pub(super) fn token(&self, after: &str) -> String {
         BASE64URL_NOPAD.encode(&[self.check(after).as_slice(), after.as_bytes()].concat())
     }
 

@@ -74,9 +74,9 @@ impl Rooms {
     ) -> Result<v1::ListProvidersResponse, Failure> {
         let permit = caller.may(ReadProviders)?;
         let page = Page::read(permit.client(), &["providers"], request.page_size, &request.page_token)?;
-        let mut found = self.registry.list(&permit, page.after::<String>()?.as_deref(), page.limit()).await?;
-        let next_page_token = page.cut(&mut found, |provider| provider.slug.to_string());
-        let providers = found.into_iter().map(provider::provider).collect();
+        let found = self.registry.list(&permit, page.after::<String>()?.as_deref(), page.size()).await?;
+        let next_page_token = found.next.map(|slug| page.token(slug.as_str())).unwrap_or_default();
+        let providers = found.providers.into_iter().map(provider::provider).collect();
         Ok(v1::ListProvidersResponse { providers, next_page_token })
     }
 

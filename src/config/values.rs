@@ -26,9 +26,11 @@ pub struct StoreUrl(Zeroizing<String>);
 
 /// Why a text is no store URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum StoreUrlError {
+pub enum StoreUrlError {
+    /// Neither of the two forms.
     #[error("must be sqlite:PATH or postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
     Shape,
+    /// A database without a file.
     #[error("must name a file: what an in-memory database holds is lost with the process")]
     InMemory,
 }
@@ -54,7 +56,9 @@ impl StoreUrl {
         Self(format!("sqlite:{}", path.display()).into())
     }
 
-    pub(super) fn parse(text: Zeroizing<String>) -> Result<Self, StoreUrlError> {
+    /// Reads `sqlite:PATH` or `postgres://…`.
+    pub fn parse(text: impl Into<Zeroizing<String>>) -> Result<Self, StoreUrlError> {
+        let text = text.into();
         if let Some(path) = text.strip_prefix("sqlite:") {
             return match path.trim_start_matches('/') {
                 "" => Err(StoreUrlError::Shape),

@@ -243,5 +243,5 @@ fn has_cause(error: &reqwest::Error, is: impl Fn(Cause<'_>) -> bool) -> bool {
 fn is_tls(cause: Cause<'_>) -> bool {
     // An io::Error's source is its content's source: the content itself has to be asked for.
     let content = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-    content.is_some_and(|content| content.is::<rustls::Error>())
+    cause.is::<rustls::Error>() || content.is_some_and(|content| is_tls(content))
 }

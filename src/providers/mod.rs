@@ -7,6 +7,7 @@ pub mod endpoints;
 pub mod gate;
 pub mod profile;
 pub mod provider;
+pub mod registry;
 pub mod token;
 pub mod verdict;
 
@@ -15,3 +16,4 @@ pub use catalog::{Catalog, Entry};
 pub use endpoints::{CustomEndpoints, Endpoints};
 pub use gate::{Gate, Permit};
 pub use provider::{Provider, Wire};
+pub use registry::{NewProvider, Parts, ProviderPage, Registry};

@@ -10,7 +10,8 @@ use crate::domain::provider::Slug;
 use crate::domain::scopes::Scopes;
 use crate::domain::secret::ClientSecret;
 use crate::outbound::Outbound;
-use crate::vault::{OpenError, Owner, Sealed, Vault};
+use crate::store::ProviderSecretRow;
+use crate::vault::{OpenError, Owner, Vault};
 
 /// A provider as configured, ready to be called.
 #[derive(Clone)]
@@ -31,23 +32,12 @@ pub struct Provider {
     pub endpoints: Endpoints,
     /// Where it sends the browser back to: `{public_url}/oauth/callback/{slug}`.
     pub redirect_uri: String,
-    /// Our client secrets there, sealed, oldest first. None: a public client (RFC 6749 section 2.1).
-    pub secrets: Vec<SealedSecret>,
+    /// Our client secrets there, sealed, the newest first. None: a public client (RFC 6749 section 2.1).
+    pub secrets: Vec<ProviderSecretRow>,
     /// When it was configured.
     pub created_at: Timestamp,
     /// What its calls go through.
     pub wire: Wire,
-}
-
-/// A client secret that a vault opens.
-#[derive(Clone)]
-pub struct SealedSecret {
-    /// Its id.
-    pub id: ProviderSecretId,
-    /// The secret.
-    pub secret: Sealed<ClientSecret>,
-    /// When it was stored.
-    pub created_at: Timestamp,
 }
 
 /// What a provider's calls go through. Cheap to clone.
@@ -80,7 +70,7 @@ impl Provider {
 
     /// The newest client secret, opened.
     pub(super) fn client_secret(&self) -> Result<Option<ClientSecret>, OpenError> {
-        let newest = self.secrets.iter().max_by_key(|secret| secret.created_at);
+        let newest = self.secrets.first();
         newest
             .map(|newest| self.wire.vault.open_cell(&newest.secret, &secret_owner(newest.id, self.id).owner()))
             .transpose()
@@ -125,7 +115,7 @@ pub(crate) mod tests {
         let (id, secret_id) = (ProviderId::new(NOW), ProviderSecretId::new(NOW));
         let seal = |text| {
             let secret = wire.vault.seal(&ClientSecret::new(text), &secret_owner(secret_id, id).owner()).unwrap();
-            SealedSecret { id: secret_id, secret, created_at: NOW }
+            ProviderSecretRow { id: secret_id, secret, created_at: NOW }
         };
         let url = |path: &str| Url::parse(&format!("https://id.example.com/{path}")).unwrap();
         Provider {

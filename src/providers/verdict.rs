@@ -165,7 +165,7 @@ pub(crate) mod tests {
             ("99999999999999999999999999", secs(900)),
             ("Tue, 14 Nov 2023 22:14:20 GMT", secs(60)),
             ("Tue, 14 Nov 2023 22:00:00 GMT", secs(0)),
-            ("Fri, 31 Dec 2999 23:59:59 GMT", secs(900)),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", secs(900)),
             ("Thu, 01 Jan 1970 00:00:00 GMT", secs(0)),
             ("", None),
             ("-5", None),

@@ -8,7 +8,7 @@ use token_wallet::sandbox::{ErrorFault, Faults, Hold, TokenFaults, UserinfoFault
 use tonic::Code;
 
 use crate::support::browser::{location, parameter};
-use crate::support::harness::{APP_URL, Engine, Harness, on_both_engines, reason, until};
+use crate::support::harness::{APP_URL, Harness, on_both_engines, reason, until};
 
 impl Harness {
     /// The page that a callback ends at: its status and text.

@@ -2,7 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by panicking")]
 #![allow(unreachable_pub, reason = "nothing of a test binary is reachable from outside")]
 
+mod callers;
 mod cli;
+mod flows;
 mod layering;
+mod outbound;
 mod sandbox;
+mod sealing;
 mod support;
+mod tokens;

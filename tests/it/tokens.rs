@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use token_wallet::proto::v1;
 use token_wallet::proto::v1::batch_get_access_tokens_response::result::Result as BatchResult;
-use token_wallet::sandbox::{ErrorFault, ExpiresInFault, Faults, Hold, Options, RefreshTokenFault, Rotation, TokenFaults};
+use token_wallet::sandbox::{
+    ErrorFault, ExpiresInFault, Faults, Hold, Options, RefreshTokenFault, Rotation, TokenFaults,
+};
 use tonic::Code;
 
-use crate::support::harness::{Engine, Harness, on_both_engines, reason, until};
+use crate::support::harness::{Harness, on_both_engines, reason, until};
 
 fn min_ttl(user: &str, seconds: i64) -> v1::GetAccessTokenRequest {
     let min_ttl = Some(prost_types::Duration { seconds, nanos: 0 });
@@ -21,7 +23,8 @@ fn on_refresh(refresh: TokenFaults) -> Faults {
 
 /// No refresh token was presented twice.
 fn assert_each_redeemed_once(harness: &Harness) {
-    let presented: Vec<_> = harness.refreshes().into_iter().filter_map(|request| request.presented.refresh_token).collect();
+    let presented: Vec<_> =
+        harness.refreshes().into_iter().filter_map(|request| request.presented.refresh_token).collect();
     let distinct: HashSet<_> = presented.iter().collect();
     assert_eq!(distinct.len(), presented.len(), "a refresh token was redeemed twice");
 }

@@ -87,7 +87,7 @@ impl Harness {
             Engine::Postgres => Some(postgres::database().await),
         };
         if let Some(database) = &database {
-            config.store.url = StoreUrl::postgres(&database.url).unwrap();
+            config.store.url = StoreUrl::parse(database.url.clone()).unwrap();
         }
         write_root_key(folder.path());
         keys::init(&config, &clock).await.unwrap();

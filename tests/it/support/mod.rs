@@ -3,4 +3,5 @@
 pub mod browser;
 pub mod database;
 pub mod harness;
+pub mod peer;
 pub mod postgres;
