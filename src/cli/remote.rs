@@ -166,7 +166,12 @@ pub(super) fn explain(error: &anyhow::Error) -> Option<Explanation> {
         return Some(without_reason(status));
     };
     let mut text = plain(status.message());
-    for violation in status.get_details_bad_request().into_iter().flat_map(|details| details.field_violations) {
+    if let Some(request_id) = info.metadata.get("request_id") {
+        let _ = write!(text, ", request {}", plain(request_id));
+    }
+    let violations = status.get_details_bad_request().into_iter().flat_map(|details| details.field_violations);
+    // A single one is often the message itself.
+    for violation in violations.filter(|violation| !status.message().contains(&violation.description)) {
         // Writing to a String cannot fail.
         let _ = write!(text, "\n  {}: {}", plain(&violation.field), plain(&violation.description));
     }
@@ -214,6 +219,7 @@ fn hint(reason: &str) -> Option<&'static str> {
         "FLOW_EXPIRED" | "FLOW_CANCELLED" | "FLOW_OUTCOME_UNKNOWN" | "TICKET_SPENT" => "start again",
         "SHARED_CREDENTIALS_IN_PRODUCTION" => "try it with `token-wallet dev`",
         "GRANT_QUARANTINED" => "the wallet's log names the cell; check with `token-wallet keys status`, or link again",
+        "INTERNAL" => "the wallet's log says what happened",
         _ => return None,
     })
 }
@@ -247,6 +253,8 @@ mod tests {
     fn fields_and_waiting_times_are_told() {
         let mut details = ErrorDetails::with_error_info("INVALID_FIELD", "tokenwallet", []);
         details.add_bad_request_violation("user_id", "must not be empty\x1b");
+        let told = explained(Code::InvalidArgument, "user_id must not be empty\x1b", details.clone());
+        assert_eq!(told.to_string(), "user_id must not be empty\u{fffd} (INVALID_FIELD)");
         let told = explained(Code::InvalidArgument, "a field cannot be used", details);
         assert_eq!(told.to_string(), "a field cannot be used\n  user_id: must not be empty\u{fffd} (INVALID_FIELD)");
         let mut details = ErrorDetails::with_error_info("PROVIDER_UNAVAILABLE", "tokenwallet", []);
