@@ -41,13 +41,13 @@ const COMMANDS: [(&str, &[&str]); 30] = [
 ];
 
 /// The binary in `folder`, with nothing of the test's environment but `variables`.
-fn binary(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
+pub(crate) fn binary(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_token-wallet"));
     command.current_dir(folder).env_clear().envs(variables.iter().copied()).args(arguments);
     command
 }
 
-fn run_in(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+pub(crate) fn run_in(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     binary(folder, arguments, variables).output().unwrap()
 }
 
@@ -55,7 +55,7 @@ fn run(arguments: &[&str]) -> Output {
     run_in(tempfile::tempdir().unwrap().path(), arguments, &[])
 }
 
-fn text(bytes: &[u8]) -> &str {
+pub(crate) fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
@@ -158,7 +158,7 @@ fn the_key_of_dev_goes_to_dev_only() {
 }
 
 /// A child that does not outlive its test.
-struct Running(Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {

@@ -4,6 +4,7 @@
 
 mod callers;
 mod cli;
+mod dev;
 mod flows;
 mod layering;
 mod outbound;
