@@ -55,7 +55,7 @@ pub const KEYS: [Key; 19] = [
     key("log.format", Some("pretty"), "`pretty` or `json`."),
     key(
         "log.filter",
-        Some("info"),
+        Some("warn,token_wallet=info"),
         "What is logged, such as `warn,token_wallet=debug`; `RUST_LOG` overrides it. Dependencies never log below \
          `info`.",
     ),

@@ -119,7 +119,7 @@ impl Config {
             listeners,
             refresh_ahead_for: Duration::from_hours(24 * 14),
             outbound_allow: Vec::new(),
-            log: LogConfig { format: LogFormat::Pretty, filter: "info".to_owned() },
+            log: LogConfig { format: LogFormat::Pretty, filter: "warn,token_wallet=info".to_owned() },
             bootstrap_admin_key_file: None,
             sandbox_url: Some(sandbox_url),
         }

@@ -38,7 +38,7 @@ fn the_defaults_are_a_production_instance_on_loopback() {
     assert_eq!(config.listeners.ops, "127.0.0.1:9464".parse().unwrap());
     assert_eq!(config.refresh_ahead_for, Duration::from_hours(14 * 24));
     assert_eq!(config.outbound_allow, []);
-    assert_eq!(config.log, LogConfig { format: LogFormat::Pretty, filter: "info".to_owned() });
+    assert_eq!(config.log, LogConfig { format: LogFormat::Pretty, filter: "warn,token_wallet=info".to_owned() });
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use url::Url;
 use zeroize::Zeroizing;
 
@@ -63,6 +63,8 @@ pub struct Response {
     pub retry_after: Option<String>,
     /// `WWW-Authenticate` (RFC 6750 section 3), as it was written.
     pub www_authenticate: Option<String>,
+    /// `Location` (RFC 9110 section 10.2.2), as it was written. It is never followed.
+    pub location: Option<String>,
     /// The body. Empty if the status is not a success and the body broke off or was too large: the status is the word.
     pub body: Zeroizing<Vec<u8>>,
 }
@@ -170,13 +172,13 @@ impl Outbound {
         let status = response.status();
         let headers = response.headers();
         let (content_type, retry_after) = (header(headers, &CONTENT_TYPE), header(headers, &RETRY_AFTER));
-        let www_authenticate = header(headers, &WWW_AUTHENTICATE);
+        let (www_authenticate, location) = (header(headers, &WWW_AUTHENTICATE), header(headers, &LOCATION));
         let body = match self.read(response).await {
             Ok(body) => body,
             Err(_) if !status.is_success() => Zeroizing::default(),
             Err(why) => return Err(OutboundError::Sent(why)),
         };
-        Ok(Response { status: status.as_u16(), content_type, retry_after, www_authenticate, body })
+        Ok(Response { status: status.as_u16(), content_type, retry_after, www_authenticate, location, body })
     }
 
     async fn read(&self, mut response: reqwest::Response) -> Result<Zeroizing<Vec<u8>>, Unanswered> {

@@ -3,6 +3,8 @@
 #![allow(unreachable_pub, reason = "nothing of a test binary is reachable from outside")]
 
 mod callers;
+mod cli;
+mod dev;
 mod flows;
 mod layering;
 mod outbound;
