@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Mutex;
 
-use uuid::Uuid;
+use uuid::{ContextV7, Uuid};
 
 use crate::clock::Timestamp;
 
@@ -14,6 +15,15 @@ pub struct IdError(&'static str);
 
 /// Crockford's digits in `TypeID` order: no i, l, o, u.
 const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
+/// Counts within a millisecond, so that ids made one after the other sort so.
+static COUNTER: Mutex<ContextV7> = Mutex::new(ContextV7::new());
+
+fn new_uuid(now: Timestamp) -> Uuid {
+    let millis = u64::try_from(now.millis()).unwrap_or(0);
+    let nanos = u32::try_from(millis % 1000).unwrap_or(0) * 1_000_000;
+    Uuid::new_v7(uuid::Timestamp::from_unix(&COUNTER, millis / 1000, nanos))
+}
 
 fn write_digits(uuid: Uuid, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let bits = uuid.as_u128();
@@ -44,9 +54,7 @@ macro_rules! id {
         impl $name {
             /// A new id that sorts by `now`.
             pub fn new(now: Timestamp) -> Self {
-                let millis = u64::try_from(now.millis()).unwrap_or(0);
-                let nanos = u32::try_from(millis % 1000).unwrap_or(0) * 1_000_000;
-                Self(Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, millis / 1000, nanos)))
+                Self(new_uuid(now))
             }
         }
 
@@ -120,9 +128,11 @@ mod tests {
     }
 
     #[test]
-    fn ids_sort_by_their_time() {
-        let early = FlowId::new(Timestamp::from_millis(1_000));
-        let late = FlowId::new(Timestamp::from_millis(2_000));
-        assert!(early.to_string() < late.to_string());
+    fn ids_sort_by_their_time_and_within_a_millisecond_by_their_making() {
+        // Far in the future: the counter is shared, and other tests' times must not step before this one's.
+        let at = Timestamp::from_millis(4_000_000_000_000);
+        let ids: Vec<_> = (0..1_000).map(|_| FlowId::new(at).to_string()).collect();
+        let late = FlowId::new(Timestamp::from_millis(4_000_000_000_001)).to_string();
+        assert!(ids.is_sorted() && ids.last() < Some(&late));
     }
 }

@@ -24,7 +24,7 @@ const POOLER_PROBES: u32 = 3;
 /// Connections to one of the two engines.
 pub(super) enum Db {
     /// One connection writes and several read. The lock file is held for as long as this value lives.
-    Sqlite { write: SqlitePool, read: SqlitePool, _lock: File },
+    Sqlite { write: SqlitePool, read: SqlitePool, lock: File },
     /// `pooled`: statements of a connection may reach different sessions of the server.
     Postgres { pool: PgPool, pooled: AtomicBool },
 }
@@ -48,7 +48,7 @@ impl Db {
         let write = sqlite_pool(1).connect_with(options).await?;
         let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(PATIENCE);
         let read = sqlite_pool(max_connections.max(1)).connect_lazy_with(options);
-        Ok(Self::Sqlite { write, read, _lock: lock })
+        Ok(Self::Sqlite { write, read, lock })
     }
 
     /// Connects to PostgreSQL. No session state is used: no `SET`, no `LISTEN`, no session locks, and named statements
@@ -71,10 +71,14 @@ impl Db {
     /// Closes all connections, after the statements that run on them.
     pub(super) async fn close(&self) {
         match self {
-            Self::Sqlite { write, read, .. } => {
+            Self::Sqlite { write, read, lock } => {
                 read.close().await;
                 // The last one to close: it takes the write-ahead log back into the file.
                 write.close().await;
+                // Not when the last clone of the store is dropped, which is whenever a task ends.
+                if let Err(error) = lock.unlock() {
+                    tracing::warn!(%error, "the store's lock stays until this process ends");
+                }
             }
             Self::Postgres { pool, .. } => pool.close().await,
         }

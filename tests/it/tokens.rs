@@ -185,7 +185,8 @@ on_both_engines! {
     }
 
     async fn p2_an_odd_expires_in_is_neither_an_overflow_nor_a_hot_loop(engine) {
-        let harness = Harness::start(engine).await;
+        let options = Options { refresh_ttl: Duration::from_hours(24 * 10_000), ..Options::default() };
+        let harness = Harness::with(engine, options).await;
         harness.link("u", "demo").await;
         for (raw, lives) in [
             (None, 3_600),
