@@ -6,7 +6,11 @@ use super::Linking;
 use crate::domain::error::Failure;
 
 /// A claimed code whose redeemer has not been heard of for this long was redeemed by nobody we know.
-const ABANDONED_AFTER: Duration = Duration::from_secs(60);
+const ABANDONED_AFTER: Duration = Duration::from_mins(1);
+
+/// An answer that has been parked for this long without becoming an account, because its profile cannot be read, is
+/// given up.
+const GIVEN_UP_AFTER: Duration = Duration::from_hours(1);
 
 /// Ended flows stay this long: long enough to tell an outcome again, and to look into one.
 const KEEP_ENDED: Duration = Duration::from_hours(24);
@@ -20,6 +24,7 @@ impl Linking {
         let now = self.0.clock.now();
         self.0.store.expire_flows(now).await?;
         self.0.store.abandon_claimed_flows(now.minus(ABANDONED_AFTER), now).await?;
+        self.0.store.give_up_parked_flows(now.minus(GIVEN_UP_AFTER), now).await?;
         self.0.store.delete_flows(now.minus(KEEP_ENDED)).await?;
         Ok(())
     }

@@ -142,7 +142,7 @@ async fn a_deposit_that_cannot_be_made_leaves_nothing(store: &Fixture) {
     // A flow that was failed, and one of another user.
     let failed = again(store, &first, true).await;
     let failure = FlowFailure::OutcomeUnknown;
-    assert!(store.fail_flow(failed.flow, FlowStep::Exchanged, failure, None, None, NOW).await.unwrap());
+    assert!(store.fail_flow(failed.flow, FlowStep::Exchanged, failure, None, NOW).await.unwrap());
     assert_eq!(store.deposit(&failed).await.unwrap(), Deposited::FlowGone);
     let bobs = store.exchanged(&user("bob"), provider).await;
     let with_bobs = Deposit { flow: bobs, ..again(store, &first, true).await };
