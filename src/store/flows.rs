@@ -74,7 +74,10 @@ statements! {
         "UPDATE flows SET state = 'exchanged', answer = $3, code = NULL, pkce_verifier = NULL
          WHERE id = $1 AND state = 'claimed' AND claimed_by = $2"
     }
-    PARKED { "SELECT id FROM flows WHERE state = 'exchanged' AND ended_at IS NULL ORDER BY expires_at LIMIT $1" }
+    PARKED {
+        "SELECT id FROM flows WHERE state = 'exchanged' AND ended_at IS NULL AND claimed_at < $1
+         ORDER BY expires_at LIMIT $2"
+    }
     EXPIRE {
         "UPDATE flows SET state = 'failed', failure = $2, ended_at = $1, code = NULL, pkce_verifier = NULL
          WHERE ended_at IS NULL AND expires_at <= $1 AND state IN ('started', 'returned')"
@@ -211,9 +214,9 @@ impl Store {
         Ok(Some((flow, cells.sealed("answer")?, cells.time("claimed_at")?)))
     }
 
-    /// Up to `limit` flows with a parked answer, the oldest first.
-    pub async fn parked_flows(&self, limit: u32) -> Result<Vec<FlowId>, StoreError> {
-        let rows = self.db.all(&PARKED, args![limit]).await?;
+    /// Up to `limit` flows with a parked answer whose code was claimed before `claimed_before`, the oldest first.
+    pub async fn parked_flows(&self, claimed_before: Timestamp, limit: u32) -> Result<Vec<FlowId>, StoreError> {
+        let rows = self.db.all(&PARKED, args![claimed_before, limit]).await?;
         rows.iter().map(|row| row.of("flows", "", "id")?.parse("id")).collect()
     }
 

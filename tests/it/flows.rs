@@ -323,6 +323,7 @@ on_both_engines! {
         assert_eq!(reason(&told), "PROVIDER_UNAVAILABLE");
         assert_eq!(harness.flow_states().await, ["exchanged"]);
         harness.sandbox.set_faults(Faults::default());
+        harness.pass(Duration::from_secs(16));
         until("the parked answer became an account", async || harness.get("u").await.is_ok()).await;
         assert!(harness.complete("u", &ticket).await.unwrap().created);
         assert_eq!(harness.exchanges().len(), 1);
@@ -339,6 +340,8 @@ on_both_engines! {
             accounts.complete_link(request).await
         });
         // The call and the job both read the profile.
+        harness.sandbox.wait_held(1).await;
+        harness.pass(Duration::from_secs(16));
         harness.sandbox.wait_held(2).await;
         harness.sandbox.release();
         let told = call.await.unwrap().unwrap().into_inner();

@@ -86,7 +86,7 @@ async fn two_users_who_link_one_identity_at_once_have_one_winner(store: &Fixture
     assert_eq!(store.number("SELECT COUNT(*) FROM users").await, 1);
     assert_eq!(store.number("SELECT COUNT(*) FROM grants").await, 1);
     assert_eq!(store.events(EventKind::AccountLinked).await, 1);
-    assert_eq!(store.parked_flows(100).await.unwrap().len(), 9);
+    assert_eq!(store.parked_flows(at(600), 100).await.unwrap().len(), 9);
 }
 
 async fn one_user_who_links_twice_at_once_has_one_account(store: &Fixture) {

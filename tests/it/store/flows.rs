@@ -87,7 +87,8 @@ async fn no_step_happens_late_or_out_of_order(store: &Fixture) {
     assert!(!store.park_answer(flow.id, replica, &sealed(4)).await.unwrap());
     let (parked, answer, claimed_at) = store.parked_answer(flow.id).await.unwrap().unwrap();
     assert_eq!((parked.state, answer, claimed_at), (FlowState::Exchanged, sealed(3), at(29)));
-    assert_eq!(store.parked_flows(10).await.unwrap(), [flow.id]);
+    assert_eq!(store.parked_flows(at(600), 10).await.unwrap(), [flow.id]);
+    assert_eq!(store.parked_flows(at(-1), 10).await.unwrap(), []);
 }
 
 async fn a_failure_wipes_what_was_sealed_and_is_told_once(store: &Fixture) {
