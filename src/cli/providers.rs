@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use super::remote::{PAGE_SIZE, Target};
+use super::remote::{PAGE_SIZE, Remote, Target};
 use super::{output, secret};
 use crate::proto::v1::{
     CreateProviderRequest, DeleteProviderRequest, GetProviderRequest, ListProvidersRequest, Provider, ProviderEndpoints,
@@ -181,17 +181,7 @@ impl Endpoints {
 
 impl List {
     async fn run(self) -> anyhow::Result<()> {
-        let remote = self.target.remote()?;
-        let mut all = Vec::new();
-        let mut request = ListProvidersRequest { page_size: PAGE_SIZE, ..ListProvidersRequest::default() };
-        loop {
-            let page = remote.providers().list_providers(request.clone()).await?.into_inner();
-            all.extend(page.providers);
-            if page.next_page_token.is_empty() {
-                break;
-            }
-            request.page_token = page.next_page_token;
-        }
+        let all = all(&self.target.remote()?).await?;
         if self.json {
             return Ok(output::json(&all.iter().map(to_json).collect())?);
         }
@@ -241,6 +231,20 @@ impl Delete {
         self.target.remote()?.providers().delete_provider(request).await?;
         output::note("deleted");
         Ok(())
+    }
+}
+
+/// All providers, page by page.
+pub(super) async fn all(remote: &Remote) -> anyhow::Result<Vec<Provider>> {
+    let mut all = Vec::new();
+    let mut request = ListProvidersRequest { page_size: PAGE_SIZE, ..ListProvidersRequest::default() };
+    loop {
+        let page = remote.providers().list_providers(request.clone()).await?.into_inner();
+        all.extend(page.providers);
+        if page.next_page_token.is_empty() {
+            return Ok(all);
+        }
+        request.page_token = page.next_page_token;
     }
 }
 
