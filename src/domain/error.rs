@@ -101,7 +101,7 @@ pub enum Failure {
 
 impl Failure {
     /// A request field that cannot be used.
-    pub fn field(field: &'static str, why: impl ToString) -> Self {
-        Self::InvalidField { field, why: why.to_string() }
+    pub fn field(field: &'static str, why: impl std::fmt::Display) -> Self {
+        Self::InvalidField { field, why: format!("{why}") }
     }
 }

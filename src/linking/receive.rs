@@ -132,7 +132,7 @@ impl Linking {
 
     async fn fail(&self, flow: &Flow, failure: FlowFailure, event: Option<&Event>) -> Result<bool, Failure> {
         let now = self.0.clock.now();
-        Ok(self.0.store.fail_flow(flow.id, FlowStep::Started, failure, None, event, now).await?)
+        Ok(self.0.store.fail_flow(flow.id, FlowStep::Started, failure, event, now).await?)
     }
 }
 

@@ -63,8 +63,7 @@ statements! {
          WHERE id = $1 AND state = 'started' AND expires_at > $5"
     }
     FAIL {
-        "UPDATE flows SET state = 'failed', failure = $3, ticket_hash = COALESCE($4, ticket_hash), ended_at = $5,
-                          code = NULL, pkce_verifier = NULL, answer = NULL
+        "UPDATE flows SET state = 'failed', failure = $3, ended_at = $4, code = NULL, pkce_verifier = NULL, answer = NULL
          WHERE id = $1 AND state = $2"
     }
     CLAIM {
@@ -75,7 +74,10 @@ statements! {
         "UPDATE flows SET state = 'exchanged', answer = $3, code = NULL, pkce_verifier = NULL
          WHERE id = $1 AND state = 'claimed' AND claimed_by = $2"
     }
-    PARKED { "SELECT id FROM flows WHERE state = 'exchanged' AND ended_at IS NULL ORDER BY expires_at LIMIT $1" }
+    PARKED {
+        "SELECT id FROM flows WHERE state = 'exchanged' AND ended_at IS NULL AND claimed_at < $1
+         ORDER BY expires_at LIMIT $2"
+    }
     EXPIRE {
         "UPDATE flows SET state = 'failed', failure = $2, ended_at = $1, code = NULL, pkce_verifier = NULL
          WHERE ended_at IS NULL AND expires_at <= $1 AND state IN ('started', 'returned')"
@@ -83,6 +85,10 @@ statements! {
     ABANDON {
         "UPDATE flows SET state = 'failed', failure = $3, ended_at = $2, code = NULL, pkce_verifier = NULL
          WHERE ended_at IS NULL AND state = 'claimed' AND claimed_at < $1"
+    }
+    GIVE_UP {
+        "UPDATE flows SET state = 'failed', failure = $3, ended_at = $2, answer = NULL
+         WHERE ended_at IS NULL AND state = 'exchanged' AND claimed_at < $1"
     }
     DELETE { "DELETE FROM flows WHERE id IN (SELECT id FROM flows WHERE ended_at < $1 ORDER BY ended_at LIMIT $2)" }
 }
@@ -150,19 +156,17 @@ impl Store {
         Ok(self.db.execute(&RETURN, args![id, code, ticket_hash, expires_at, now]).await? == 1)
     }
 
-    /// `from` to failed; wipes what was sealed in it. With a ticket's hash a later call can be told the failure.
-    /// False, and no event, if it is in another state.
+    /// `from` to failed; wipes what was sealed in it. False, and no event, if it is in another state.
     pub async fn fail_flow(
         &self,
         id: FlowId,
         from: FlowStep,
         failure: FlowFailure,
-        ticket_hash: Option<&[u8; 32]>,
         event: Option<&Event>,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let mut tx = self.db.begin().await?;
-        let values = args![id, from.as_str(), failure.as_str(), ticket_hash, now];
+        let values = args![id, from.as_str(), failure.as_str(), now];
         if tx.execute(&FAIL, values).await? == 0 {
             return Ok(false);
         }
@@ -210,15 +214,21 @@ impl Store {
         Ok(Some((flow, cells.sealed("answer")?, cells.time("claimed_at")?)))
     }
 
-    /// Up to `limit` flows with a parked answer, the oldest first.
-    pub async fn parked_flows(&self, limit: u32) -> Result<Vec<FlowId>, StoreError> {
-        let rows = self.db.all(&PARKED, args![limit]).await?;
+    /// Up to `limit` flows with a parked answer whose code was claimed before `claimed_before`, the oldest first.
+    pub async fn parked_flows(&self, claimed_before: Timestamp, limit: u32) -> Result<Vec<FlowId>, StoreError> {
+        let rows = self.db.all(&PARKED, args![claimed_before, limit]).await?;
         rows.iter().map(|row| row.of("flows", "", "id")?.parse("id")).collect()
     }
 
     /// Fails what was started or returned and ran out of time. Answers how many.
     pub async fn expire_flows(&self, now: Timestamp) -> Result<u64, StoreError> {
         self.db.execute(&EXPIRE, args![now, FlowFailure::Expired.as_str()]).await
+    }
+
+    /// Fails what was parked and nobody could make an account of, if its code was claimed before `claimed_before`.
+    /// Answers how many.
+    pub async fn give_up_parked_flows(&self, claimed_before: Timestamp, now: Timestamp) -> Result<u64, StoreError> {
+        self.db.execute(&GIVE_UP, args![claimed_before, now, FlowFailure::OutcomeUnknown.as_str()]).await
     }
 
     /// Fails what was claimed before `claimed_before` and never came to an answer. Answers how many.

@@ -209,11 +209,8 @@ mod tests {
 
     #[test]
     fn a_parked_answer_reads_back_whole() {
-        let lifetimes = [
-            Lifetime::Stated(Duration::from_secs(90)),
-            Lifetime::Assumed(Duration::from_secs(3_600)),
-            Lifetime::Endless,
-        ];
+        let lifetimes =
+            [Lifetime::Stated(Duration::from_secs(90)), Lifetime::Assumed(Duration::from_hours(1)), Lifetime::Endless];
         for lifetime in lifetimes {
             let answer = TokenAnswer {
                 access_token: AccessToken::new("at"),

@@ -17,11 +17,8 @@ pub(super) async fn receive(
     Path(provider): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Response {
-    // Made in a task of its own: once begun, it is not left in the middle when the browser goes away.
     let callback = read(provider, query.as_deref().unwrap_or_default());
-    let linking = rooms.linking.clone();
-    let received = tokio::spawn(async move { linking.receive(callback).await }).await;
-    match received.unwrap_or(Err(Failure::Internal)) {
+    match rooms.linking.receive(callback).await {
         Ok(Received::Redirect(url)) => see_other(&url),
         Ok(Received::OwnPage { flow, ticket }) => page::finished(&rooms.grpc, &flow.to_string(), ticket.expose()),
         Ok(Received::OwnPageFailed(failure)) => page::failed(failure),

@@ -323,9 +323,31 @@ on_both_engines! {
         assert_eq!(reason(&told), "PROVIDER_UNAVAILABLE");
         assert_eq!(harness.flow_states().await, ["exchanged"]);
         harness.sandbox.set_faults(Faults::default());
+        harness.pass(Duration::from_secs(16));
         until("the parked answer became an account", async || harness.get("u").await.is_ok()).await;
         assert!(harness.complete("u", &ticket).await.unwrap().created);
         assert_eq!(harness.exchanges().len(), 1);
+    }
+
+    async fn a_completion_that_meets_the_resume_job_tells_the_same_outcome(engine) {
+        let harness = Harness::start(engine).await;
+        let ticket = harness.ticket("u", "demo").await;
+        let userinfo = UserinfoFaults { hold: Some(Hold::Before), ..UserinfoFaults::default() };
+        harness.sandbox.set_faults(Faults { userinfo, ..Faults::default() });
+        let (mut accounts, sent) = (harness.accounts(), ticket.clone());
+        let call = tokio::spawn(async move {
+            let request = v1::CompleteLinkRequest { user_id: "u".into(), proof: Some(Proof::Ticket(sent)) };
+            accounts.complete_link(request).await
+        });
+        // The call and the job both read the profile.
+        harness.sandbox.wait_held(1).await;
+        harness.pass(Duration::from_secs(16));
+        harness.sandbox.wait_held(2).await;
+        harness.sandbox.release();
+        let told = call.await.unwrap().unwrap().into_inner();
+        assert!(told.created);
+        assert_eq!(harness.complete("u", &ticket).await.unwrap(), told);
+        assert_eq!(harness.database().await.number("SELECT COUNT(*) FROM external_accounts").await, 1);
     }
 
     async fn a_refused_or_unanswered_code_is_not_sent_again(engine) {

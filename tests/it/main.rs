@@ -6,6 +6,7 @@ mod callers;
 mod cli;
 mod dev;
 mod flows;
+mod instances;
 mod layering;
 mod outbound;
 mod providers;

@@ -86,7 +86,7 @@ async fn two_users_who_link_one_identity_at_once_have_one_winner(store: &Fixture
     assert_eq!(store.number("SELECT COUNT(*) FROM users").await, 1);
     assert_eq!(store.number("SELECT COUNT(*) FROM grants").await, 1);
     assert_eq!(store.events(EventKind::AccountLinked).await, 1);
-    assert_eq!(store.parked_flows(100).await.unwrap().len(), 9);
+    assert_eq!(store.parked_flows(at(600), 100).await.unwrap().len(), 9);
 }
 
 async fn one_user_who_links_twice_at_once_has_one_account(store: &Fixture) {
@@ -142,7 +142,7 @@ async fn a_deposit_that_cannot_be_made_leaves_nothing(store: &Fixture) {
     // A flow that was failed, and one of another user.
     let failed = again(store, &first, true).await;
     let failure = FlowFailure::OutcomeUnknown;
-    assert!(store.fail_flow(failed.flow, FlowStep::Exchanged, failure, None, None, NOW).await.unwrap());
+    assert!(store.fail_flow(failed.flow, FlowStep::Exchanged, failure, None, NOW).await.unwrap());
     assert_eq!(store.deposit(&failed).await.unwrap(), Deposited::FlowGone);
     let bobs = store.exchanged(&user("bob"), provider).await;
     let with_bobs = Deposit { flow: bobs, ..again(store, &first, true).await };
