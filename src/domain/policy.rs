@@ -15,6 +15,9 @@ pub const ASSUMED_LIFETIME: Duration = Duration::from_hours(1);
 /// Tokens that live shorter than this are refreshed ahead only while somebody asks for them.
 pub const SHORT_LIFETIME: Duration = Duration::from_mins(2);
 
+/// As good as for ever, and far from where arithmetic stops.
+const ALWAYS: Duration = Duration::from_hours(24 * 365 * 100);
+
 /// How far a stored time may lie on the wrong side of now before the clock is taken to be at fault.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
 
@@ -78,10 +81,12 @@ pub fn confirm_at(now: Timestamp, expires_at: Option<Timestamp>) -> Timestamp {
     expires_at.map_or(soon, |end| soon.min(now.max(end).plus(CONFIRM_AFTER_DEATH)))
 }
 
-/// How long after a get its grant is refreshed ahead: `ahead` for ordinary tokens, ten lifetimes for short ones.
+/// How long after a get its grant is refreshed ahead: ten lifetimes for short tokens, `ahead` for ordinary ones, where
+/// zero means always.
 pub fn ahead_for(lifetime: Option<Duration>, ahead: Duration) -> Duration {
     match lifetime {
         Some(lifetime) if lifetime < SHORT_LIFETIME => lifetime * 10,
+        _ if ahead.is_zero() => ALWAYS,
         _ => ahead,
     }
 }
@@ -155,6 +160,16 @@ mod tests {
         assert_eq!(wait(true, u32::MAX, 1.0), secs(60));
         assert_eq!(wait(false, u32::MAX, 1.0), secs(900));
         assert!(wait(true, 9, 0.0) >= secs(1));
+    }
+
+    #[test]
+    fn a_grant_is_refreshed_ahead_for_as_long_as_was_configured_and_always_for_zero() {
+        assert_eq!(ahead_for(Some(secs(60)), secs(1_000)), secs(600));
+        assert_eq!(ahead_for(Some(secs(3_600)), secs(1_000_000)), secs(1_000_000));
+        for lifetime in [Some(secs(3_600)), None] {
+            assert!(ahead_for(lifetime, Duration::ZERO) > secs(86_400 * 365));
+        }
+        assert_eq!(ahead_for(Some(secs(60)), Duration::ZERO), secs(600));
     }
 
     #[test]
