@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use super::remote::{PAGE_SIZE, Target};
-use super::{output, secret};
+use super::{output, remote, secret};
 use crate::proto::v1::{
     CreateProviderRequest, DeleteProviderRequest, GetProviderRequest, ListProvidersRequest, Provider, ProviderEndpoints,
 };
@@ -182,16 +182,12 @@ impl Endpoints {
 impl List {
     async fn run(self) -> anyhow::Result<()> {
         let remote = self.target.remote()?;
-        let mut all = Vec::new();
-        let mut request = ListProvidersRequest { page_size: PAGE_SIZE, ..ListProvidersRequest::default() };
-        loop {
-            let page = remote.providers().list_providers(request.clone()).await?.into_inner();
-            all.extend(page.providers);
-            if page.next_page_token.is_empty() {
-                break;
-            }
-            request.page_token = page.next_page_token;
-        }
+        let all = remote::all(async |page_token| {
+            let request = ListProvidersRequest { page_size: PAGE_SIZE, page_token };
+            let page = remote.providers().list_providers(request).await?.into_inner();
+            Ok((page.providers, page.next_page_token))
+        })
+        .await?;
         if self.json {
             return Ok(output::json(&all.iter().map(to_json).collect())?);
         }
