@@ -47,14 +47,14 @@ pub struct AccountRow {
     pub issued_at: Option<Timestamp>,
 }
 
-/// Which accounts to list.
+/// Which accounts to list. Unset filters match all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AccountFilter {
     /// Of this user.
     pub user: Option<UserId>,
     /// At this provider.
     pub provider: Option<Slug>,
-    /// In this state; unset, all but unlinked ones.
+    /// In this state; unset: all but the unlinked ones.
     pub state: Option<AccountState>,
 }
 
