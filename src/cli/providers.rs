@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use super::remote::{PAGE_SIZE, Remote, Target};
-use super::{output, secret};
+use super::{output, remote, secret};
 use crate::proto::v1::{
     CreateProviderRequest, DeleteProviderRequest, GetProviderRequest, ListProvidersRequest, Provider, ProviderEndpoints,
 };
@@ -236,16 +236,12 @@ impl Delete {
 
 /// All providers, page by page.
 pub(super) async fn all(remote: &Remote) -> anyhow::Result<Vec<Provider>> {
-    let mut all = Vec::new();
-    let mut request = ListProvidersRequest { page_size: PAGE_SIZE, ..ListProvidersRequest::default() };
-    loop {
-        let page = remote.providers().list_providers(request.clone()).await?.into_inner();
-        all.extend(page.providers);
-        if page.next_page_token.is_empty() {
-            return Ok(all);
-        }
-        request.page_token = page.next_page_token;
-    }
+    remote::all(async |page_token| {
+        let request = ListProvidersRequest { page_size: PAGE_SIZE, page_token };
+        let page = remote.providers().list_providers(request).await?.into_inner();
+        Ok((page.providers, page.next_page_token))
+    })
+    .await
 }
 
 fn to_json(provider: &Provider) -> Value {

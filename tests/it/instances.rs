@@ -103,7 +103,7 @@ async fn services(channel: Channel) -> Result<usize, tonic::Status> {
         message_request: Some(MessageRequest::ListServices(String::new())),
     };
     let mut client = ServerReflectionClient::new(channel);
-    let mut answers = client.server_reflection_info(tokio_stream::iter([ask])).await?.into_inner();
+    let mut answers = client.server_reflection_info(futures_util::stream::iter([ask])).await?.into_inner();
     match answers.message().await?.and_then(|answer| answer.message_response) {
         Some(MessageResponse::ListServicesResponse(list)) => Ok(list.service.len()),
         other => panic!("{other:?}"),
