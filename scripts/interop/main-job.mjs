@@ -60,7 +60,8 @@ await withWallet(async (wallet) => {
   const refreshes = await wallet.refreshes();
   console.log(`${gets} gets, refreshes ${JSON.stringify(refreshes)}`);
   assert.deepEqual(refreshes, { refreshed: REFRESHES }, 'each refresh was granted, and none was superfluous');
-  console.log(`userinfo of the first token, which is dead: ${(await userinfo(first)).status}`);
+  assert.equal((await userinfo(first)).status, 401, 'the provider takes no token beyond its life');
+  console.log('userinfo of the first token, whose life is over: 401');
 
   await wallet.must(['accounts', 'unlink', account.id]);
   const refused = await wallet.run(['token', 'get', USER, PROVIDER]);
