@@ -148,10 +148,11 @@ impl App {
 
     /// Stops in order: no new jobs, no new calls; what runs may end; then the store.
     pub async fn shutdown(self) {
+        // Closed first: from now on no refresh is begun.
+        self.tasks.close();
         self.closing.cancel();
         self.timetable.stop().await;
         self.servers.close();
-        self.tasks.close();
         let drained = tokio::time::timeout(DRAIN, async {
             self.servers.wait().await;
             self.tasks.wait().await;

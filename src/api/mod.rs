@@ -82,9 +82,9 @@ pub async fn serve(listener: TcpListener, rooms: Rooms, shutdown: impl Future<Ou
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .layer(door::Door::new(rooms.access.clone(), rooms.kind));
     server
-        .add_service(health_service)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
+        .add_service(health_service.max_decoding_message_size(LARGEST_REQUEST))
+        .add_service(reflection().build_v1()?.max_decoding_message_size(LARGEST_REQUEST))
+        .add_service(reflection().build_v1alpha()?.max_decoding_message_size(LARGEST_REQUEST))
         .add_service(
             v1::wallet_service_server::WalletServiceServer::new(rooms.clone())
                 .max_decoding_message_size(LARGEST_REQUEST),

@@ -82,11 +82,15 @@ impl Linking {
         let linking = self.clone();
         let task = self.0.tasks.spawn(async move {
             let provider = linking.0.registry.by_id(flow.provider).await?;
-            let now = linking.0.clock.now();
-            let Some(claimed) = linking.0.store.claim_flow(flow.id, linking.0.replica, now).await? else {
-                return Ok(None);
-            };
-            linking.exchange(&flow, &claimed, &provider).await?;
+            {
+                // Before the claim: one that waited for its turn would be taken for abandoned.
+                let _permit = linking.0.registry.gate().permit(provider.id).await;
+                let now = linking.0.clock.now();
+                let Some(claimed) = linking.0.store.claim_flow(flow.id, linking.0.replica, now).await? else {
+                    return Ok(None);
+                };
+                linking.exchange(&flow, &claimed, &provider).await?;
+            }
             linking.finish(flow.id).await.map(Some)
         });
         task.await.unwrap_or(Err(Failure::Internal))

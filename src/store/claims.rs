@@ -37,7 +37,7 @@ macro_rules! due {
 statements! {
     CLAIM {
         "UPDATE grants SET fence = fence + 1, lease_owner = $3, lease_until = $4, attempted_at = $1
-         WHERE id = $2 AND access_generation = $5 AND " claimable!()
+         WHERE id = $2 AND access_generation = $5 AND fence = $6 AND " claimable!()
         " RETURNING " grant_columns!() ", grants.refresh_token AS g_refresh_token"
     }
     CLAIM_DUE {
@@ -60,17 +60,19 @@ statements! {
 }
 
 impl Store {
-    /// Claims a grant that a caller judged by the access token of generation `judged`. `None` if that is not the
-    /// token any more, or somebody else holds a lease, or it cannot be refreshed: read it and judge again.
+    /// Claims a grant that a caller judged by the access token of generation `judged` and the attempts up to `fence`.
+    /// `None` if that is not the token any more, or somebody tried since, or holds a lease, or it cannot be refreshed:
+    /// read it and judge again.
     pub async fn claim(
         &self,
         id: GrantId,
         judged: i64,
+        fence: i64,
         by: ReplicaId,
         now: Timestamp,
         lease_until: Timestamp,
     ) -> Result<Option<Claim>, StoreError> {
-        let rows = self.db.change(&CLAIM, args![now, id, by, lease_until, judged]).await?;
+        let rows = self.db.change(&CLAIM, args![now, id, by, lease_until, judged, fence]).await?;
         rows.first().map(claim).transpose()
     }
 

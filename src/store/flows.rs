@@ -70,9 +70,10 @@ statements! {
         "UPDATE flows SET state = 'claimed', claimed_by = $2, claimed_at = $3
          WHERE id = $1 AND state = 'returned' AND expires_at > $3 RETURNING id, code, pkce_verifier"
     }
+    // Once more is once: the answer to the first time may have been lost.
     PARK {
         "UPDATE flows SET state = 'exchanged', answer = $3, code = NULL, pkce_verifier = NULL
-         WHERE id = $1 AND state = 'claimed' AND claimed_by = $2"
+         WHERE id = $1 AND state IN ('claimed', 'exchanged') AND claimed_by = $2"
     }
     PARKED {
         "SELECT id FROM flows WHERE state = 'exchanged' AND ended_at IS NULL AND claimed_at < $1
@@ -190,7 +191,8 @@ impl Store {
         Ok(Some(ClaimedFlow { code: cells.sealed("code")?, verifier: cells.sealed_opt("pkce_verifier")? }))
     }
 
-    /// Claimed to exchanged, with the provider's answer. False if `by` does not hold the claim.
+    /// Claimed to exchanged, with the provider's answer; the same again changes nothing. False if `by` does not hold the
+    /// claim.
     pub async fn park_answer(
         &self,
         id: FlowId,

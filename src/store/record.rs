@@ -151,7 +151,9 @@ impl Store {
         }
         let mut tx = self.db.begin().await?;
         let outcome = recorded(tx.all(&REVIVED, values).await?.first())?;
-        if outcome != Recorded::Superseded && tx.execute(&ACCOUNT_RECOVERS, args![change.account]).await? == 1 {
+        // Not if it was linked again a moment ago: the account is another grant's then.
+        let revived = outcome == Recorded::Stored(GrantState::Active);
+        if revived && tx.execute(&ACCOUNT_RECOVERS, args![change.account]).await? == 1 {
             tell(&mut tx, change).await?;
         }
         tx.commit().await?;

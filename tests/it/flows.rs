@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use token_wallet::proto::v1;
 use token_wallet::proto::v1::complete_link_request::Proof;
-use token_wallet::sandbox::{ErrorFault, Faults, Hold, TokenFaults, UserinfoFaults};
+use token_wallet::sandbox::{ErrorFault, Faults, Hold, Options, Person, TokenFaults, UserinfoFaults};
 use tonic::Code;
 
 use crate::support::browser::{location, parameter};
@@ -348,6 +348,32 @@ on_both_engines! {
         assert!(told.created);
         assert_eq!(harness.complete("u", &ticket).await.unwrap(), told);
         assert_eq!(harness.database().await.number("SELECT COUNT(*) FROM external_accounts").await, 1);
+    }
+
+    async fn a_code_is_not_claimed_before_it_may_be_sent(engine) {
+        let names: Vec<String> = (0..17).map(|number| format!("p{number}")).collect();
+        let people = names.iter().map(|name| Person::named(name)).collect();
+        let harness = Harness::with(engine, Options { people, ..Options::default() }).await;
+        let mut tickets = Vec::new();
+        for name in &names {
+            tickets.push((name.clone(), harness.ticket(name, name).await));
+        }
+        let exchange = TokenFaults { hold: Some(Hold::Before), ..TokenFaults::default() };
+        harness.sandbox.set_faults(Faults { exchange, ..Faults::default() });
+        let completing = async |(name, ticket): (String, String)| harness.complete(&name, &ticket).await.map(drop);
+        let all = futures_util::future::join_all(tickets.into_iter().map(completing));
+        let look = async {
+            harness.sandbox.wait_held(16).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let mut states = harness.flow_states().await;
+            states.sort();
+            states.dedup();
+            harness.sandbox.release();
+            states
+        };
+        let (ended, states) = tokio::join!(all, look);
+        assert_eq!(states, ["claimed", "returned"], "a claimed flow would be given up after a minute");
+        assert!(ended.iter().all(Result::is_ok), "{ended:?}");
     }
 
     async fn a_refused_or_unanswered_code_is_not_sent_again(engine) {
