@@ -1,6 +1,8 @@
 //! What the tests stand on.
 
 pub mod browser;
+pub mod canary;
+pub mod child;
 pub mod database;
 pub mod harness;
 pub mod peer;
