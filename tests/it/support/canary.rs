@@ -84,6 +84,7 @@ fn forms(piece: &[u8]) -> Vec<Vec<u8>> {
         add(json.replace('/', "\\/"));
         add(json);
         add(joined(piece, |byte| format!("\\u{byte:04x}")));
+        add(in_a_url(text));
         add(joined(piece, |byte| format!("\\u{byte:04X}")));
         let special = |byte: u8| b"<>&\"'".contains(&byte);
         add(joined(piece, |byte| if special(byte) { format!("&#{byte};") } else { char::from(byte).to_string() }));
@@ -105,6 +106,13 @@ fn joined(bytes: &[u8], form: impl Fn(u8) -> String) -> String {
         write!(text, "{}", form(*byte)).unwrap();
         text
     })
+}
+
+/// As the password of a URL, where fewer characters are written in percent.
+fn in_a_url(text: &str) -> String {
+    let mut url = url::Url::parse("http://user@h/").unwrap();
+    url.set_password(Some(text)).unwrap();
+    url.password().unwrap().to_owned()
 }
 
 fn list(debug: &str) -> String {
