@@ -148,16 +148,18 @@ impl Wallet {
         self.process = Some(Process { child, channel, grpc, web, ops });
     }
 
-    /// Ends the process at once, as `kill -9` does.
-    pub fn kill(&mut self) {
-        let mut process = self.process.take().unwrap();
-        process.child.0.kill().unwrap();
-        process.child.0.wait().unwrap();
-    }
-
     /// Sends SIGTERM and leaves the process to [`Self::end`].
     pub fn terminate(&self) {
-        kill_process(Pid::from_child(&self.process().child.0), Signal::TERM).unwrap();
+        self.signal(Signal::TERM);
+    }
+
+    /// Ends the process at once, as `kill -9` does, and leaves it to [`Self::end`].
+    pub fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process().child.0), signal).unwrap();
     }
 
     /// Waits for the process to end.
@@ -186,12 +188,6 @@ impl Wallet {
         let own = self.variables.iter().filter(|(name, _)| !variables.iter().any(|(given, _)| given == name));
         command.envs(own.map(|(name, value)| (name, value)));
         command
-    }
-
-    /// A variable of every process from now on.
-    pub fn set(&mut self, name: &str, value: &str) {
-        self.variables.retain(|(known, _)| known != name);
-        self.variables.push((name.into(), value.into()));
     }
 
     fn process(&self) -> &Process {
