@@ -7,9 +7,9 @@ use std::io::{self, IsTerminal as _};
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::Interest;
 use tracing::{Metadata, Subscriber};
-use tracing_subscriber::filter::{EnvFilter, FilterExt as _, ParseError};
+use tracing_subscriber::filter::{EnvFilter, ParseError};
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::{Context, Filter, Layer as _, SubscriberExt as _};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// How a log line looks.
@@ -43,7 +43,7 @@ fn subscriber<W>(format: Format, filter: &str, colours: bool, to: W) -> Result<i
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(filter)?.and(DependenciesAtMostInfo);
+    let filter = EnvFilter::try_new(filter)?;
     let layer = tracing_subscriber::fmt::layer().with_writer(to);
     let layer = match format {
         // `with_ansi(false)` only switches colours off: `NO_COLOR` is heeded by the layer's own default.
@@ -51,7 +51,9 @@ where
         Format::Pretty => layer.with_ansi(false).boxed(),
         Format::Json => layer.json().flatten_event(true).boxed(),
     };
-    Ok(tracing_subscriber::registry().with(layer.with_filter(filter)))
+    // Filters of the whole registry, not of the one layer: such a filter remembers a "no" for whoever only asked (sqlx
+    // does, through the `log` crate) and drops the next event of that thread for it.
+    Ok(tracing_subscriber::registry().with(layer).with(filter).with(DependenciesAtMostInfo))
 }
 
 /// Below `info`, HTTP and database libraries print what they carry: authorization headers, URLs with codes, bodies,
@@ -65,12 +67,12 @@ impl DependenciesAtMostInfo {
     }
 }
 
-impl<S> Filter<S> for DependenciesAtMostInfo {
-    fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+impl<S: Subscriber> Layer<S> for DependenciesAtMostInfo {
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
         Self::allows(metadata)
     }
 
-    fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
         if Self::allows(metadata) { Interest::always() } else { Interest::never() }
     }
 }
@@ -130,6 +132,28 @@ mod tests {
             event!(target: "sqlx", Level::INFO, "less");
         });
         assert!(told.contains("ours") && told.contains("theirs") && !told.contains("less"), "{told}");
+    }
+
+    /// As the bridge from the `log` crate asks, which sqlx does before each statement.
+    fn is_enabled_for_log() -> bool {
+        use tracing::callsite::Callsite as _;
+        let asked = tracing::callsite! {
+            name: "log record", kind: tracing::metadata::Kind::EVENT, target: "sqlx::query", level: Level::DEBUG, fields:
+        };
+        tracing::dispatcher::get_default(|current| current.enabled(asked.metadata()))
+    }
+
+    #[test]
+    fn a_library_that_asks_what_is_logged_does_not_silence_what_comes_next() {
+        for filter in ["warn,token_wallet=info", "trace"] {
+            let told = logged(Format::Pretty, filter, || {
+                for _ in 0..2 {
+                    assert!(!is_enabled_for_log());
+                    event!(target: "token_wallet::app", Level::INFO, "ours");
+                }
+            });
+            assert_eq!(told.matches("ours").count(), 2, "{filter}: {told}");
+        }
     }
 
     #[test]
