@@ -304,6 +304,12 @@ impl Wallet {
         self.complete(user, &ticket).await.unwrap().external_account.unwrap()
     }
 
+    /// Makes the token at hand of each user whose id is `like` this two hours older.
+    pub async fn age(&self, like: &str) {
+        let sql = "UPDATE grants SET issued_at = issued_at - 7200000, due_at = 0 WHERE user_id LIKE";
+        assert!(self.database().await.execute(&format!("{sql} '{like}'")).await > 0);
+    }
+
     /// Whether the sandbox's API accepts this access token now.
     pub async fn is_accepted(&self, token: &str) -> bool {
         let url = format!("{}/userinfo", self.sandbox.base_url());
@@ -313,9 +319,8 @@ impl Wallet {
     /// The requests of this grant type that the sandbox has decided.
     pub fn token_requests(&self, grant_type: &str) -> Vec<Request> {
         let mut requests = self.sandbox.requests();
-        requests.retain(|request| {
-            request.endpoint == Endpoint::Token && request.grant_type.as_deref() == Some(grant_type)
-        });
+        requests
+            .retain(|request| request.endpoint == Endpoint::Token && request.grant_type.as_deref() == Some(grant_type));
         requests
     }
 }
