@@ -11,8 +11,7 @@ use token_wallet::config::keys::KEYS;
 use token_wallet::proto::v1;
 use token_wallet::proto::v1::complete_link_request::Proof;
 use token_wallet::sandbox::{
-    Client, DEFAULT_CLIENT_ID, ErrorFault, ExpiresInFault, Faults, Options, Person, RedirectRule, TokenFaults,
-    UserinfoFaults,
+    Client, DEFAULT_CLIENT_ID, ErrorFault, Faults, Options, Person, RedirectRule, TokenFaults, UserinfoFaults,
 };
 use token_wallet::vault::RootKey;
 use tonic::metadata::MetadataValue;
@@ -134,9 +133,8 @@ fn planted(wallet: &Wallet) -> Secrets {
     let root_key = std::fs::read_to_string(wallet.folder().join("root.key")).unwrap();
     let root_key = root_key.trim_end();
     let store_url = std::fs::read_to_string(wallet.folder().join("store.url")).unwrap();
-    let mut secrets: Secrets = [SANDBOX, CLIENT_SECRET, PEER, STRANGER, DATABASE_PASSWORD]
-        .map(|secret| Canary::new(secret, secret))
-        .into();
+    let mut secrets: Secrets =
+        [SANDBOX, CLIENT_SECRET, PEER, STRANGER, DATABASE_PASSWORD].map(|secret| Canary::new(secret, secret)).into();
     secrets.push(Canary::new("root key", root_key));
     secrets.push(Canary::new("root key's bytes", data_encoding::BASE64.decode(root_key.as_bytes()).unwrap()));
     secrets.push(api_key("first API key", &wallet.key));
@@ -221,41 +219,24 @@ async fn refused_codes(wallet: &Wallet, traces: &mut Traces) {
 /// Refreshes that give a token, are refused, or fail.
 async fn refreshes(wallet: &Wallet, traces: &mut Traces, secrets: &mut Secrets) {
     let error = |status, error: &str| Some(ErrorFault { status, error: error.into(), times: None });
-    // Told to live for a second, so that the next get needs a refresh.
-    let short = || TokenFaults { expires_in: Some(ExpiresInFault::Raw("1".into())), ..TokenFaults::default() };
-    wallet.sandbox.set_faults(Faults { exchange: short(), ..Faults::default() });
     let users = &USERS[4..];
     for user in users {
         wallet.link(user, user).await;
     }
-    tokio::time::sleep(Duration::from_millis(100)).await;
     let faults = [None, error(400, "invalid_grant"), error(503, PEER), error(401, PEER), error(418, PEER)];
     for (user, fault) in users.iter().zip(faults) {
         let refused = fault.is_some();
-        wallet.sandbox.set_faults(Faults {
-            refresh: TokenFaults { error: fault, ..TokenFaults::default() },
-            ..Faults::default()
-        });
-        // Half a second before its end the token is too old; until then it is served.
-        let mut seen = Vec::new();
-        for _ in 0..100 {
-            let result = wallet.get(user, "sandbox").await;
-            if refused && result.is_err() {
-                traces.refused(user, result);
-                break;
-            }
-            let token = result.unwrap().access_token;
-            if !seen.contains(&token) {
-                secrets.push(Canary::new("access token", &token[SANDBOX.len()..]));
-                seen.push(token);
-            }
-            if !refused && seen.len() > 1 {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        let refresh = TokenFaults { error: fault, ..TokenFaults::default() };
+        wallet.sandbox.set_faults(Faults { refresh, ..Faults::default() });
+        wallet.age(user).await;
+        let result = wallet.get(user, "sandbox").await;
+        if refused {
+            traces.refused(user, result);
+        } else {
+            secrets.push(Canary::new("refreshed token", &result.unwrap().access_token[SANDBOX.len()..]));
         }
-        assert_eq!(seen.len() > 1, !refused, "{user}");
     }
+    assert!(wallet.token_requests("refresh_token").len() >= users.len());
     wallet.sandbox.set_faults(Faults::default());
     let requests = users.iter().map(|user| v1::GetAccessTokenRequest {
         user_id: (*user).into(),
@@ -268,7 +249,8 @@ async fn refreshes(wallet: &Wallet, traces: &mut Traces, secrets: &mut Secrets) 
 
 /// A provider that answers with anything but what it should, secrets in every corner. It also shows us what we send.
 async fn odd_answers(wallet: &Wallet, traces: &mut Traces, secrets: &mut Secrets) {
-    let description = format!(r#"{{"error":"invalid_grant","error_description":"{PEER}","error_uri":"https://{PEER}"}}"#);
+    let description =
+        format!(r#"{{"error":"invalid_grant","error_description":"{PEER}","error_uri":"https://{PEER}"}}"#);
     let good = format!(
         r#"{{"access_token":"{PEER}-at","refresh_token":"{PEER}-rt","id_token":"{PEER}","expires_in":1,"token_type":"bearer"}}"#
     );
@@ -363,8 +345,7 @@ async fn strangers(wallet: &Wallet, traces: &mut Traces) {
 async fn callers(wallet: &Wallet, traces: &mut Traces, secrets: &mut Secrets) {
     traces.refused("made-up ticket", wallet.complete("one", STRANGER).await);
     for url in [format!("{APP_URL}?ticket={STRANGER}"), format!("{APP_URL}?error={STRANGER}"), STRANGER.to_owned()] {
-        let request =
-            v1::CompleteLinkRequest { user_id: "one".into(), proof: Some(Proof::RedirectedUrl(url)) };
+        let request = v1::CompleteLinkRequest { user_id: "one".into(), proof: Some(Proof::RedirectedUrl(url)) };
         traces.refused("redirected URL", wallet.accounts().complete_link(request).await);
     }
     for url in [format!("https://{STRANGER}@h.example"), format!("https://h.example/?t={STRANGER}"), STRANGER.into()] {
@@ -424,7 +405,10 @@ fn command_line(wallet: &Wallet, traces: &mut Traces) {
         traces.output(&arguments.join(" "), &wallet.run(arguments, &remote));
     }
     let got = wallet.run(&["token", "get", "three", "sandbox", "--json"], &remote);
-    assert!(got.status.success() && got.stdout.windows(SANDBOX.len()).any(|part| part == SANDBOX.as_bytes()), "{got:?}");
+    assert!(
+        got.status.success() && got.stdout.windows(SANDBOX.len()).any(|part| part == SANDBOX.as_bytes()),
+        "{got:?}"
+    );
     traces.add("token get: stderr", got.stderr);
     let made = wallet.run(&["clients", "create", "third"], &remote);
     assert!(made.status.success(), "{made:?}");
@@ -465,7 +449,9 @@ fn an_error_in_the_configuration_never_tells_a_secret() {
         format!("mysql://u:{MISPLACED}@h/d"),
         MISPLACED.to_owned(),
     ] {
-        ["serve", "migrate", "keys init"].iter().for_each(|command| refused(command, "store.url", &url));
+        for command in ["serve", "migrate", "keys init"] {
+            refused(command, "store.url", &url);
+        }
     }
     // A secret as the value of each key; a path or a file that is not there may be named.
     let paths = ["store.url", "store.url_file", "root_key.file", "bootstrap_admin_key_file"];

@@ -133,7 +133,7 @@ fn finds(sample: &[u8]) -> bool {
 #[test]
 fn a_planted_canary_is_found_in_every_encoding() {
     let json = serde_json::json!({ "body": SECRET }).to_string();
-    let percent: String = SECRET.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let percent = joined(SECRET.as_bytes(), |byte| format!("%{byte:02X}"));
     let query = url::form_urlencoded::Serializer::new(String::new()).append_pair("secret", SECRET).finish();
     let mut url = url::Url::parse("http://127.0.0.1/").unwrap();
     url.set_password(Some(SECRET)).unwrap();
@@ -143,7 +143,7 @@ fn a_planted_canary_is_found_in_every_encoding() {
         ("cut at its beginning", SECRET[20..].to_owned()),
         ("JSON", json.clone()),
         ("JSON within JSON", serde_json::json!({ "log": json }).to_string()),
-        ("JSON, all escaped", SECRET.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect()),
+        ("JSON, all escaped", joined(SECRET.as_bytes(), |byte| format!("\\u{byte:04x}"))),
         ("percent, all", percent.clone()),
         ("percent, lower case", percent.to_lowercase()),
         ("a form", query),
@@ -151,7 +151,7 @@ fn a_planted_canary_is_found_in_every_encoding() {
         ("Debug of a text", format!("{SECRET:?}")),
         ("Debug of bytes", format!("{:?}", SECRET.as_bytes())),
         ("hexadecimal Debug of bytes", format!("{:02x?}", SECRET.as_bytes())),
-        ("HTML", SECRET.chars().map(|character| format!("&#{};", u32::from(character))).collect()),
+        ("HTML", joined(SECRET.as_bytes(), |byte| format!("&#{byte};"))),
         ("HTML by name", "<p>c4n&quot;ary\\/+&lt;&amp;&gt; %</p>".to_owned()),
         ("hex", HEXLOWER.encode(SECRET.as_bytes())),
         ("hex, upper case", HEXUPPER.encode(SECRET.as_bytes())),
