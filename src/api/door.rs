@@ -144,3 +144,50 @@ fn log(method: &'static str, code: Code, took: Duration) {
         _ => tracing::info!(code = status::name(code), "a call was refused"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use futures_util::future;
+    use tonic_types::StatusExt as _;
+    use tower::{ServiceExt as _, service_fn};
+
+    use super::*;
+    use crate::clock::{Clock, Timestamp};
+    use crate::domain::ids::InstanceId;
+    use crate::store::Store;
+
+    #[tokio::test]
+    async fn g11_a_panic_ends_its_own_call_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&format!("sqlite:{}", folder.path().join("wallet.db").display()), 1).await.unwrap();
+        let begin = Timestamp::from_millis(1_800_000_000_000);
+        let access = Access::new(store, Clock::moved(begin).0, InstanceId::new(begin));
+        let first = std::sync::Arc::new(AtomicBool::new(true));
+        let service = service_fn(move |_: Request<Body>| {
+            let panics = first.swap(false, Ordering::SeqCst);
+            async move {
+                assert!(!panics, "canary");
+                // As every handler does, after an await.
+                future::ready(()).await;
+                Ok::<_, Infallible>(Response::new(Body::empty()))
+            }
+        });
+        let mut door = Door::new(access, InstanceKind::Production).layer(service);
+        let call = || Request::builder().uri("/grpc.health.v1.Health/Check").body(Body::empty()).unwrap();
+
+        let response = door.ready().await.unwrap().call(call()).await.unwrap();
+        let status = Status::from_header_map(response.headers()).unwrap();
+        assert_eq!((status.code(), status.message()), (Code::Internal, "internal error"));
+        let details = status.get_error_details();
+        let told = details.error_info().unwrap();
+        assert_eq!((told.reason.as_str(), told.metadata.len()), ("INTERNAL", 1));
+        let id = &told.metadata["request_id"];
+        assert!(id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+        assert!(!status.details().windows(6).any(|part| part == b"canary"), "nothing of the panic is told");
+
+        let response = door.ready().await.unwrap().call(call()).await.unwrap();
+        assert_eq!(code_of(&response), Code::Ok, "the next call through the same door");
+    }
+}

@@ -3,11 +3,13 @@
 //! Each check is made as far as the values at hand allow: `None` is a value whose fault is known already.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use url::{Host, Url};
 
 use super::RootKeyPlace;
 use super::reader::Reader;
+use super::values::Address;
 use crate::domain::instance::InstanceKind;
 
 /// A listener's address. In development loopback only; in production elsewhere only if the key `allow` says that
@@ -18,7 +20,7 @@ pub(super) fn listener(
     allow: Option<&str>,
     reader: &mut Reader,
 ) -> Option<SocketAddr> {
-    let addr: SocketAddr = reader.get(key)?;
+    let Address(addr) = reader.get(key)?;
     let allowed = allow.is_none_or(|allow| reader.get(allow).unwrap_or(false));
     if addr.ip().to_canonical().is_loopback() {
         return Some(addr);
@@ -66,6 +68,20 @@ pub(super) fn sandbox(kind: Option<InstanceKind>, url: Option<&Url>, reader: &mu
     base("sandbox.url", url, reader);
 }
 
+/// A place, not the key itself: what is wrong with a place is told with its name.
+pub(super) fn root_key_place(place: &RootKeyPlace) -> Result<(), (&'static str, &'static str)> {
+    let name_byte = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    match place {
+        RootKeyPlace::Env(name) if name.is_empty() || !name.bytes().all(name_byte) => {
+            Err(("root_key.env", "must be the name of a variable, not the key itself"))
+        }
+        RootKeyPlace::File(path) if is_root_key(path) => {
+            Err(("root_key.file", "must be the path of a file, not the key itself"))
+        }
+        RootKeyPlace::Env(_) | RootKeyPlace::File(_) => Ok(()),
+    }
+}
+
 /// The root key that `dev` made lies beside its other files and was never meant to guard anything.
 pub(super) fn root_key(kind: Option<InstanceKind>, place: Option<&RootKeyPlace>, reader: &mut Reader) {
     if kind == Some(InstanceKind::Production)
@@ -81,6 +97,12 @@ pub(super) fn log_filter(filter: Option<&String>, reader: &mut Reader) {
     if let Some(Err(error)) = filter.map(tracing_subscriber::EnvFilter::try_new) {
         reader.fault("log.filter", format_args!("cannot be used: {error}"));
     }
+}
+
+/// 32 bytes in base64.
+fn is_root_key(path: &Path) -> bool {
+    let text = path.to_str().unwrap_or_default();
+    data_encoding::BASE64.decode(text.as_bytes()).is_ok_and(|bytes| bytes.len() == 32)
 }
 
 /// A base URL has nothing that an appended path would end up behind.

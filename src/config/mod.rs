@@ -181,6 +181,10 @@ fn store_url(reader: &mut Reader) -> Option<StoreUrl> {
             reader.fault("store.url_file", "cannot be set together with store.url");
             return None;
         }
+        Some(path) if path.to_string_lossy().contains("://") => {
+            reader.fault("store.url_file", "must be the path of a file, not the URL itself");
+            return None;
+        }
         Some(path) => ("store.url_file", reader.secret_file("store.url_file", &path)?),
         None => ("store.url", reader.get::<String>("store.url")?.into()),
     };
@@ -191,7 +195,7 @@ fn root_key(reader: &mut Reader) -> Option<RootKeyPlace> {
     let source = reader.get::<RootKeyKind>("root_key.source");
     let env = reader.get("root_key.env");
     let file = reader.optional("root_key.file");
-    match source? {
+    let place = match source? {
         RootKeyKind::Env if file.is_some() => {
             reader.fault("root_key.file", "is set, but root_key.source is \"env\": set it to \"file\"");
             None
@@ -202,7 +206,9 @@ fn root_key(reader: &mut Reader) -> Option<RootKeyPlace> {
             reader.fault("root_key.file", "is required when root_key.source is \"file\"");
             None
         }
-    }
+    };
+    let place = place?;
+    checks::root_key_place(&place).map_err(|(key, why)| reader.fault(key, why)).ok().map(|()| place)
 }
 
 #[cfg(test)]

@@ -174,7 +174,7 @@ fn explain(kind: &Kind) -> String {
         Kind::InvalidLength(_, expected) => format!("must have {expected}"),
         Kind::UnknownVariant(_, known) => format!("must be {}", known.join(" or ")),
         Kind::ISizeOutOfRange(_) | Kind::USizeOutOfRange(_) => "is out of range".to_owned(),
-        Kind::Message(message) => format!("cannot be used: {message}"),
+        // A parser's own message may quote the value.
         _ => "has the wrong shape".to_owned(),
     }
 }

@@ -59,7 +59,7 @@ fn every_fault_is_told_at_once_with_its_key_and_origin() {
         "public_url is required in a production instance (not set; its variable is TOKEN_WALLET__PUBLIC_URL)"
             .to_owned(),
         format!("store.max_connections must be at least 1 ({file})"),
-        "ops.addr cannot be used: invalid socket address syntax (variable TOKEN_WALLET__OPS__ADDR)".to_owned(),
+        "ops.addr must be an address such as 127.0.0.1:8080 (variable TOKEN_WALLET__OPS__ADDR)".to_owned(),
         format!("refresh.ahead_for must be a duration such as \"90s\" or \"14days\" ({file})"),
         format!("outbound.allow must be networks such as 10.1.0.0/16, or addresses ({file})"),
         format!("log.format must be pretty or json ({file})"),

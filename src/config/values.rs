@@ -1,7 +1,7 @@
 //! Types of single values.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -20,6 +20,28 @@ pub enum LogFormat {
     Json,
 }
 
+/// What a PostgreSQL URL may say in its query (the driver's `PgConnectOptions`).
+const PARAMETERS: [&str; 18] = [
+    "application_name",
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "password",
+    "port",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+    "ssl-mode",
+    "ssl-root-cert",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "statement-cache-capacity",
+    "user",
+];
+
 /// Which database. Its text may hold a password, so nothing prints it.
 #[derive(Clone)]
 pub struct StoreUrl(Zeroizing<String>);
@@ -30,6 +52,9 @@ pub enum StoreUrlError {
     /// Neither of the two forms.
     #[error("must be sqlite:PATH or postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
     Shape,
+    /// A parameter that is none. Its value may be a misspelt password's, which the driver would log.
+    #[error("has a parameter that PostgreSQL connections do not have here")]
+    Parameter,
     /// A database without a file.
     #[error("must name a file: what an in-memory database holds is lost with the process")]
     InMemory,
@@ -45,6 +70,12 @@ pub(super) enum RootKeyKind {
 
 /// A network, or a single address.
 pub(super) struct Network(pub(super) IpNet);
+
+/// A listener's address.
+pub(super) struct Address(pub(super) SocketAddr);
+
+/// An absolute URL.
+pub(super) struct WebUrl(pub(super) Url);
 
 /// A humane duration, or a bare 0.
 #[derive(Clone, Copy)]
@@ -69,7 +100,12 @@ impl StoreUrl {
         }
         let url = Url::parse(&text).map_err(|_| StoreUrlError::Shape)?;
         // A host may be missing: a socket is named by the `host` parameter.
-        if matches!(url.scheme(), "postgres" | "postgresql") { Ok(Self(text)) } else { Err(StoreUrlError::Shape) }
+        if !matches!(url.scheme(), "postgres" | "postgresql") {
+            return Err(StoreUrlError::Shape);
+        }
+        let mut names = url.query_pairs().map(|(name, _)| name);
+        let known = names.all(|name| PARAMETERS.contains(&&*name) || name.starts_with("options["));
+        if known { Ok(Self(text)) } else { Err(StoreUrlError::Parameter) }
     }
 
     /// The URL itself, for the store that opens it.
@@ -90,6 +126,20 @@ impl<'de> serde::Deserialize<'de> for Network {
         network.map(Self).map_err(|_| {
             D::Error::invalid_value(Unexpected::Other("text"), &"networks such as 10.1.0.0/16, or addresses")
         })
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Address {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let wrong = |_| D::Error::invalid_value(Unexpected::Other("text"), &"an address such as 127.0.0.1:8080");
+        String::deserialize(deserializer)?.parse().map(Self).map_err(wrong)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for WebUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let wrong = |_| D::Error::invalid_value(Unexpected::Other("text"), &"a URL such as https://wallet.example.com");
+        String::deserialize(deserializer)?.parse().map(Self).map_err(wrong)
     }
 }
 
@@ -127,7 +177,7 @@ impl<'de> serde::Deserialize<'de> for Span {
 }
 
 /// `https://host/` and `https://host/path/` as bases that paths are appended to.
-pub(super) fn without_trailing_slash(mut url: Url) -> Url {
+pub(super) fn without_trailing_slash(WebUrl(mut url): WebUrl) -> Url {
     let path = url.path().trim_end_matches('/').to_owned();
     url.set_path(&path);
     url

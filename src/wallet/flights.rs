@@ -105,4 +105,21 @@ mod tests {
         assert_eq!(passenger.arrive().await, Landing::Failed(Failure::Internal));
         assert!(flights.board(grant).1.is_some());
     }
+
+    #[tokio::test]
+    async fn g11_a_panic_in_a_refresh_strands_nobody_and_the_grant_flies_again() {
+        let (flights, grant) = (Flights::default(), GrantId::new(Timestamp::from_millis(0)));
+        let (passenger, flight) = flights.board(grant);
+        let (other, none) = flights.board(grant);
+        assert!(none.is_none());
+        let flying = tokio::spawn(async move {
+            let _flight = flight;
+            tokio::task::yield_now().await;
+            panic!("a refresh panics");
+        });
+        assert!(flying.await.is_err_and(|error: tokio::task::JoinError| error.is_panic()));
+        let failed = Landing::Failed(Failure::Internal);
+        assert_eq!((passenger.arrive().await, other.arrive().await), (failed.clone(), failed));
+        assert!(flights.board(grant).1.is_some());
+    }
 }

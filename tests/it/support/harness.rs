@@ -46,6 +46,12 @@ pub enum Engine {
 #[derive(Clone)]
 pub struct Key(MetadataValue<Ascii>);
 
+impl Key {
+    pub fn new(key: &str) -> Self {
+        Self(format!("Bearer {key}").parse().unwrap())
+    }
+}
+
 impl Interceptor for Key {
     fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
         request.metadata_mut().insert("authorization", self.0.clone());
@@ -53,7 +59,7 @@ impl Interceptor for Key {
     }
 }
 
-type Keyed = InterceptedService<Channel, Key>;
+pub type Keyed = InterceptedService<Channel, Key>;
 
 /// A running wallet with a provider `sandbox`, and everything that a test does to it.
 pub struct Harness {
@@ -157,7 +163,7 @@ impl Harness {
     }
 
     fn keyed(&self) -> (Channel, Key) {
-        (self.channel.clone(), Key(format!("Bearer {}", self.key).parse().unwrap()))
+        (self.channel.clone(), Key::new(&self.key))
     }
 
     pub fn wallet(&self) -> WalletServiceClient<Keyed> {
@@ -172,8 +178,7 @@ impl Harness {
 
     /// As another API client.
     pub fn accounts_as(&self, key: &str) -> ExternalAccountServiceClient<Keyed> {
-        let key = Key(format!("Bearer {key}").parse().unwrap());
-        ExternalAccountServiceClient::with_interceptor(self.channel.clone(), key)
+        ExternalAccountServiceClient::with_interceptor(self.channel.clone(), Key::new(key))
     }
 
     pub fn providers(&self) -> ProviderServiceClient<Keyed> {

@@ -1,8 +1,10 @@
 //! What the tests stand on.
 
 pub mod browser;
+pub mod canary;
 pub mod child;
 pub mod database;
 pub mod harness;
 pub mod peer;
 pub mod postgres;
+pub mod service;

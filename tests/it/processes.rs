@@ -1,0 +1,191 @@
+//! Processes that are killed, told to stop, or started where they should not be (faults.md S5, S7, S8): the built
+//! binary against a sandbox in this process.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use token_wallet::sandbox::{Faults, Hold, Options, Person, Rotation, TokenFaults, UserinfoFaults};
+use tonic::Code;
+
+use crate::cli::text;
+use crate::support::service::Wallet;
+use crate::support::harness::{Engine, on_both_engines, reason, until};
+
+/// Well below the 20 s that a claim's lease would keep others waiting.
+const SOON: Duration = Duration::from_secs(10);
+
+fn refresh_held(hold: Hold) -> Faults {
+    Faults { refresh: TokenFaults { hold: Some(hold), ..TokenFaults::default() }, ..Faults::default() }
+}
+
+/// A sandbox whose dead refresh tokens answer once more within a minute.
+fn graceful() -> Options {
+    Options { rotation: Rotation::Grace(Duration::from_mins(1)), ..Options::default() }
+}
+
+/// Completes a link and kills the wallet once the sandbox holds a request of it.
+async fn complete_and_kill(wallet: &mut Wallet, ticket: &str) {
+    let killing = async {
+        wallet.sandbox.wait_held(1).await;
+        wallet.kill();
+    };
+    let (cut_off, ()) = tokio::join!(wallet.complete("u", ticket), killing);
+    assert!(matches!(cut_off.unwrap_err().code(), Code::Unavailable | Code::Unknown));
+    wallet.end().await;
+}
+
+fn database_file(wallet: &Wallet) -> PathBuf {
+    wallet.store().sqlite_path().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn s7_a_second_process_on_the_same_file_refuses_to_start_and_the_first_goes_on() {
+    let mut wallet = Wallet::running(Engine::Sqlite, Options::default()).await;
+    wallet.link("u", "demo").await;
+    for command in [&["serve"][..], &["migrate"], &["keys", "status"], &["clients", "create", "x", "--bootstrap"]] {
+        let second = wallet.run(command, &[]);
+        assert_eq!(second.status.code(), Some(78), "{command:?}: {second:?}");
+        let told = text(&second.stderr);
+        assert!(told.contains("another process uses the store") && told.contains("wallet.db"), "{command:?}: {told}");
+    }
+    assert!(wallet.is_accepted(&wallet.get("u", "sandbox").await.unwrap().access_token).await);
+    wallet.terminate();
+    assert!(wallet.end().await.success());
+    wallet.start().await;
+    assert!(wallet.get("u", "sandbox").await.is_ok(), "the lock ended with its process");
+}
+
+#[tokio::test]
+async fn s7_a_damaged_file_refuses_with_the_reason_and_is_not_overwritten() {
+    let mut wallet = Wallet::running(Engine::Sqlite, Options::default()).await;
+    wallet.link("u", "demo").await;
+    wallet.terminate();
+    assert!(wallet.end().await.success());
+    let path = database_file(&wallet);
+    let whole = std::fs::read(&path).unwrap();
+    let garbage = |range: std::ops::Range<usize>| {
+        let mut bytes = whole.clone();
+        bytes[range].fill(0x5a);
+        bytes
+    };
+    let page = usize::from(u16::from_be_bytes([whole[16], whole[17]]));
+    for (damage, bytes, told) in [
+        ("its header", garbage(0..100), "file is not a database"),
+        ("its schema", garbage(100..page), "malformed"),
+        ("all but its header", garbage(page..whole.len()), "malformed"),
+        ("cut to a page", whole[..page].to_vec(), "malformed"),
+        ("cut within a page", whole[..page + 7].to_vec(), "malformed"),
+        ("cut within its header", whole[..50].to_vec(), "malformed"),
+    ] {
+        std::fs::write(&path, &bytes).unwrap();
+        for command in [&["serve"][..], &["keys", "status"], &["keys", "init"], &["migrate"]] {
+            let refused = wallet.run(command, &[]);
+            assert_eq!(refused.status.code(), Some(78), "{damage}, {command:?}: {refused:?}");
+            assert!(text(&refused.stderr).contains(told), "{damage}, {command:?}: {refused:?}");
+            assert!(std::fs::read(&path).unwrap() == bytes, "{damage}: {command:?} wrote to it");
+        }
+    }
+    std::fs::write(&path, &whole).unwrap();
+    wallet.start().await;
+    assert!(wallet.is_accepted(&wallet.get("u", "sandbox").await.unwrap().access_token).await);
+}
+
+#[tokio::test]
+async fn s5_killed_while_a_refresh_is_at_the_provider_it_is_fresh_soon_after_the_restart() {
+    for hold in [Hold::Before, Hold::After] {
+        let mut wallet = Wallet::running(Engine::Sqlite, graceful()).await;
+        wallet.link("u", "demo").await;
+        wallet.sandbox.set_faults(refresh_held(hold));
+        wallet.age("%").await;
+        wallet.sandbox.wait_held(1).await;
+        wallet.kill();
+        wallet.end().await;
+        wallet.sandbox.release();
+        wallet.start().await;
+        let token = tokio::time::timeout(SOON, wallet.get("u", "sandbox")).await.unwrap().unwrap();
+        assert!(wallet.is_accepted(&token.access_token).await, "{hold:?}");
+        // The lost answer's and its repetition's, both by the same refresh token.
+        let requests = wallet.token_requests("refresh_token");
+        let presented: Vec<_> = requests.iter().map(|request| &request.presented.refresh_token).collect();
+        assert_eq!(presented.len(), 2, "{hold:?}: {requests:?}");
+        assert_eq!(presented[0], presented[1], "{hold:?}");
+    }
+}
+
+on_both_engines! {
+    async fn s5_killed_while_a_code_is_at_the_provider_no_code_is_ever_sent_twice(engine) {
+        for hold in [Hold::Before, Hold::After] {
+            let mut wallet = Wallet::running(engine, Options::default()).await;
+            let ticket = wallet.ticket("u", "demo").await;
+            let exchange = TokenFaults { hold: Some(hold), ..TokenFaults::default() };
+            wallet.sandbox.set_faults(Faults { exchange, ..Faults::default() });
+            complete_and_kill(&mut wallet, &ticket).await;
+            wallet.sandbox.release();
+            wallet.start().await;
+            let told = wallet.complete("u", &ticket).await.unwrap_err();
+            // PostgreSQL may have other replicas at work: there the flow is given up a minute later.
+            let expected = if engine == Engine::Sqlite { "FLOW_OUTCOME_UNKNOWN" } else { "FLOW_IN_PROGRESS" };
+            assert_eq!(reason(&told), expected, "{hold:?}: {told:?}");
+            assert_eq!(reason(&wallet.get("u", "sandbox").await.unwrap_err()), "ACCOUNT_NOT_LINKED");
+            assert_eq!(wallet.token_requests("authorization_code").len(), 1, "{hold:?}");
+            // It can be begun again.
+            wallet.link("u", "demo").await;
+            assert!(wallet.is_accepted(&wallet.get("u", "sandbox").await.unwrap().access_token).await);
+            assert_eq!(wallet.token_requests("authorization_code").len(), 2, "{hold:?}");
+        }
+    }
+
+    async fn s5_killed_after_the_exchange_the_link_is_finished_by_the_next_process(engine) {
+        let mut wallet = Wallet::running(engine, Options::default()).await;
+        let ticket = wallet.ticket("u", "demo").await;
+        let userinfo = UserinfoFaults { hold: Some(Hold::Before), ..UserinfoFaults::default() };
+        wallet.sandbox.set_faults(Faults { userinfo, ..Faults::default() });
+        complete_and_kill(&mut wallet, &ticket).await;
+        wallet.sandbox.release();
+        wallet.start().await;
+        // Nobody asks for it: the next process finds the parked answer by itself.
+        until("the link is finished", async || wallet.get("u", "sandbox").await.is_ok()).await;
+        assert!(wallet.is_accepted(&wallet.get("u", "sandbox").await.unwrap().access_token).await);
+        assert!(wallet.complete("u", &ticket).await.unwrap().external_account.is_some(), "and tells its outcome");
+        assert_eq!(wallet.token_requests("authorization_code").len(), 1);
+    }
+
+    async fn s8_told_to_stop_with_50_refreshes_under_way_it_stores_them_all(engine) {
+        const USERS: usize = 50;
+        let people = (0..USERS).map(|n| Person::named(&format!("p{n}"))).collect();
+        let mut wallet = Wallet::running(engine, Options { people, ..graceful() }).await;
+        for n in 0..USERS {
+            wallet.link(&format!("p{n}"), &format!("p{n}")).await;
+        }
+        wallet.sandbox.set_faults(refresh_held(Hold::Before));
+        wallet.age("%").await;
+        let users: Vec<_> = (0..USERS).map(|n| format!("p{n}")).collect();
+        let gets = futures_util::future::join_all(users.iter().map(|user| wallet.get(user, "sandbox")));
+        let stopping = async {
+            // As many as the provider's gate lets pass; the others wait behind them.
+            wallet.sandbox.wait_held(16).await;
+            wallet.terminate();
+            until("no new call is taken", async || {
+                tokio::net::TcpStream::connect(wallet.grpc()).await.is_err()
+            })
+            .await;
+            wallet.sandbox.release();
+        };
+        let (answers, ()) = tokio::join!(gets, stopping);
+        for answer in answers {
+            assert!(wallet.is_accepted(&answer.unwrap().access_token).await);
+        }
+        assert_eq!(wallet.end().await.code(), Some(0));
+        let requests = wallet.token_requests("refresh_token");
+        let presented: std::collections::BTreeSet<_> =
+            requests.iter().map(|request| request.presented.refresh_token.clone()).collect();
+        assert_eq!((requests.len(), presented.len()), (USERS, USERS), "each once");
+        let held = "SELECT COUNT(*) FROM grants WHERE lease_until IS NOT NULL";
+        assert_eq!(wallet.database().await.number(held).await, 0);
+        wallet.start().await;
+        for n in 0..USERS {
+            assert!(wallet.is_accepted(&wallet.get(&format!("p{n}"), "sandbox").await.unwrap().access_token).await);
+        }
+        assert_eq!(wallet.token_requests("refresh_token").len(), USERS, "what was stored is served");
+    }
+}
