@@ -17,12 +17,12 @@ use token_wallet::vault::RootKey;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
-use crate::cli::run_in;
 use crate::support::browser::parameter;
 use crate::support::canary::{Canary, Searcher};
-use crate::support::service::{DATABASE_PASSWORD, Wallet};
+use crate::support::child::run_in;
 use crate::support::harness::{APP_URL, Engine, on_both_engines};
 use crate::support::peer::{Peer, Reply, answer, json};
+use crate::support::service::{DATABASE_PASSWORD, Wallet};
 
 /// In front of every code and token of the sandbox.
 const SANDBOX: &str = "canary-sandbox~5tR.";

@@ -7,9 +7,9 @@ use std::time::Duration;
 use token_wallet::sandbox::{Faults, Hold, Options, Person, Rotation, TokenFaults, UserinfoFaults};
 use tonic::Code;
 
-use crate::cli::text;
-use crate::support::service::Wallet;
+use crate::support::child::text;
 use crate::support::harness::{Engine, on_both_engines, reason, until};
+use crate::support::service::Wallet;
 
 /// Well below the 20 s that a claim's lease would keep others waiting.
 const SOON: Duration = Duration::from_secs(10);

@@ -31,7 +31,7 @@ pub fn text(bytes: &[u8]) -> &str {
 }
 
 /// A child that does not outlive its test.
-pub struct Running(Child);
+pub struct Running(pub Child);
 
 impl Running {
     /// Starts a command that prints one JSON line when it is ready, and waits for that line.

@@ -23,10 +23,10 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::browser;
+use super::child::{Running, binary, text};
 use super::database::Database;
 use super::harness::{APP_URL, Engine, Key, Keyed};
 use super::postgres::{self, TestDatabase};
-use crate::cli::{Running, binary, text};
 
 /// The database's password, where the test server asks for none and so takes any.
 pub const DATABASE_PASSWORD: &str = "canary-database/password+\"8Zq<1";
