@@ -12,7 +12,7 @@ use url::Url;
 
 use crate::access::Access;
 use crate::access::clients::NewClient;
-use crate::api::{self, ApiError};
+use crate::api;
 use crate::clock::Clock;
 use crate::config::{Config, EXIT_CODE};
 use crate::domain::error::Failure;
@@ -141,12 +141,18 @@ impl App {
         self.addresses
     }
 
+    /// Returns when a listener has broken: the service is of no use any more and shall be shut down.
+    pub async fn broken(&self) {
+        self.closing.cancelled().await;
+    }
+
     /// Stops in order: no new jobs, no new calls; what runs may end; then the store.
     pub async fn shutdown(self) {
+        // Closed first: from now on no refresh is begun.
+        self.tasks.close();
         self.closing.cancel();
         self.timetable.stop().await;
         self.servers.close();
-        self.tasks.close();
         let drained = tokio::time::timeout(DRAIN, async {
             self.servers.wait().await;
             self.tasks.wait().await;
@@ -263,23 +269,18 @@ impl Bound {
         let UseCases { wallet, linking, registry } = cases;
         let pages = web::Rooms { linking: linking.clone(), kind, grpc: self.addresses.grpc.to_string() };
         let rooms = api::Rooms { access, wallet, linking, registry, kind };
-        let (api_closing, web_closing, ops_closing) = (closing.clone(), closing.clone(), closing.clone());
-        servers.spawn(async move {
-            if let Err(error) = api::serve(self.grpc, rooms, api_closing.cancelled_owned()).await {
-                let error: ApiError = error;
-                tracing::error!(%error, "the gRPC listener ended");
+        let broken = |listener: &'static str, closing: CancellationToken| {
+            move |error: &dyn std::error::Error| {
+                tracing::error!(listener, %error, "a listener broke");
+                closing.cancel();
             }
-        });
-        servers.spawn(async move {
-            if let Err(error) = web::serve(self.web, pages, web_closing.cancelled_owned()).await {
-                tracing::error!(%error, "the web listener ended");
-            }
-        });
-        servers.spawn(async move {
-            if let Err(error) = web::serve_ops(self.ops, readiness, ops_closing.cancelled_owned()).await {
-                tracing::error!(%error, "the ops listener ended");
-            }
-        });
+        };
+        let (told, closed) = (broken("grpc", closing.clone()), closing.clone().cancelled_owned());
+        servers.spawn(async move { api::serve(self.grpc, rooms, closed).await.map_err(|error| told(&error)) });
+        let (told, closed) = (broken("web", closing.clone()), closing.clone().cancelled_owned());
+        servers.spawn(async move { web::serve(self.web, pages, closed).await.map_err(|error| told(&error)) });
+        let (told, closed) = (broken("ops", closing.clone()), closing.clone().cancelled_owned());
+        servers.spawn(async move { web::serve_ops(self.ops, readiness, closed).await.map_err(|error| told(&error)) });
         self.addresses
     }
 }

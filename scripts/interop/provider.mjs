@@ -31,6 +31,7 @@ const provider = new Provider(issuer, {
   claims: { openid: ['sub'], profile: ['name', 'preferred_username'], email: ['email', 'email_verified'] },
   features: { devInteractions: { enabled: true }, revocation: { enabled: true } },
   rotateRefreshToken: true,
+  clockTolerance: 0, // by default a token is taken for another 15 s, which would hide a wallet that hands out dead ones
   ttl: { AccessToken: tokenTtl, AuthorizationCode: 60, RefreshToken: 86_400, Grant: 86_400, Session: 3_600, Interaction: 600, IdToken: 600 },
   findAccount: (_context, sub) => ({
     accountId: sub,

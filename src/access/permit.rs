@@ -101,7 +101,6 @@ impl Caller {
 
     /// Asks whether this caller may do `action`. There is one role for now, an administrator's, so whoever holds a
     /// valid key may; the question is asked all the same, in the one place where roles will answer it.
-    #[expect(clippy::unnecessary_wraps, reason = "roles will refuse")]
     pub fn may<A: Action>(&self, action: A) -> Result<Permit<A>, Failure> {
         Ok(Permit { client: self.client, action })
     }

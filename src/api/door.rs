@@ -92,6 +92,7 @@ where
         let id = data_encoding::HEXLOWER.encode(&crate::vault::random::random_bytes::<8>());
         let span = tracing::info_span!("call", method, request_id = %id);
         let call = async move {
+            #[expect(clippy::disallowed_methods, reason = "how long a call really took")]
             let began = tokio::time::Instant::now();
             let response = pass(door, service, request).await;
             log(method, code_of(&response), began.elapsed());

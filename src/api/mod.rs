@@ -65,8 +65,15 @@ pub enum ApiError {
 pub async fn serve(listener: TcpListener, rooms: Rooms, shutdown: impl Future<Output = ()>) -> Result<(), ApiError> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", tonic_health::ServingStatus::Serving).await;
-    let reflection =
-        || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(proto::DESCRIPTORS);
+    // Everything that answers here is told, whichever of the two versions asks.
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .include_reflection_service(false)
+            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
+    };
     // Small answers must not wait for the acknowledgement of the ones before.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let mut server = tonic::transport::Server::builder()
@@ -75,9 +82,9 @@ pub async fn serve(listener: TcpListener, rooms: Rooms, shutdown: impl Future<Ou
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .layer(door::Door::new(rooms.access.clone(), rooms.kind));
     server
-        .add_service(health_service)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
+        .add_service(health_service.max_decoding_message_size(LARGEST_REQUEST))
+        .add_service(reflection().build_v1()?.max_decoding_message_size(LARGEST_REQUEST))
+        .add_service(reflection().build_v1alpha()?.max_decoding_message_size(LARGEST_REQUEST))
         .add_service(
             v1::wallet_service_server::WalletServiceServer::new(rooms.clone())
                 .max_decoding_message_size(LARGEST_REQUEST),

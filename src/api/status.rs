@@ -16,6 +16,7 @@ const DOMAIN: &str = "tokenwallet";
 const STORE_RETRY: Duration = Duration::from_secs(1);
 
 /// The status of a failure.
+#[expect(clippy::needless_pass_by_value, reason = "errors are handed over by `map_err`")]
 pub(super) fn of(failure: Failure) -> Status {
     let (code, reason) = meaning(&failure);
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata(&failure));

@@ -18,6 +18,10 @@ Example:
 The browser comes back to a listener on this machine; it must run here too. A production wallet must allow that once:
   token-wallet redirect-urls create http://127.0.0.1/linked";
 
+const NOT_REFRESHABLE: &str = "\
+warning: the provider gave no refresh token, so the account works only until its token ends. Ask for offline access, which
+         many providers give for the scope offline_access (providers create --scope, accounts link --scope)";
+
 /// Link an account: print the URL to open in a browser, wait for it, and finish the link.
 #[derive(clap::Args)]
 #[command(after_help = NOTES)]
@@ -55,8 +59,11 @@ impl Link {
         let started = start(&remote, &self.request(loopback.url())).await?;
         output::note("Open this in a browser on this machine:");
         output::note(format_args!("\n  {}\n", started.authorization_url));
-        let arrival = tokio::time::timeout(self.timeout, loopback.arrival()).await;
-        let arrival = arrival.context("the browser did not come back in time")?;
+        let Ok(arrival) = tokio::time::timeout(self.timeout, loopback.arrival()).await else {
+            bail!(
+                "the browser did not come back in time; if it showed an error page, the wallet's log says what was wrong"
+            );
+        };
         let arrival = arrival.context("the listener stopped")?;
         loopback.close().await?;
         let completed = complete(&remote, &self.user, &arrival).await?;
@@ -75,6 +82,9 @@ impl Link {
 
     fn show(&self, completed: CompleteLinkResponse) -> anyhow::Result<()> {
         let account = completed.external_account.context("the wallet answered without an account")?;
+        if !account.refreshable && account.expire_time.is_some() {
+            output::note(NOT_REFRESHABLE);
+        }
         if self.json {
             return Ok(output::json(&accounts::to_json(&account))?);
         }

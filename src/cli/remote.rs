@@ -159,6 +159,21 @@ impl fmt::Display for Explanation {
     }
 }
 
+/// A whole list: `page` fetches what a page token stands for, with the token of the page after it.
+pub(super) async fn all<T>(
+    mut page: impl AsyncFnMut(String) -> anyhow::Result<(Vec<T>, String)>,
+) -> anyhow::Result<Vec<T>> {
+    let (mut items, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let (more, next) = page(page_token).await?;
+        items.extend(more);
+        if next.is_empty() {
+            return Ok(items);
+        }
+        page_token = next;
+    }
+}
+
 /// What `error` means, if it is a wallet's answer, or the want of one.
 pub(super) fn explain(error: &anyhow::Error) -> Option<Explanation> {
     let status = error.downcast_ref::<Status>()?;
@@ -206,17 +221,30 @@ fn hint(reason: &str) -> Option<&'static str> {
             "give a live key by --api-key-file or TOKEN_WALLET_API_KEY; `token-wallet clients create` makes one"
         }
         "ACCOUNT_NOT_LINKED" => "link one: token-wallet accounts link USER PROVIDER",
-        "REAUTHORIZATION_REQUIRED" | "NO_REFRESH_TOKEN" => "link it again: token-wallet accounts link USER PROVIDER",
+        "REAUTHORIZATION_REQUIRED" => "link it again: token-wallet accounts link USER PROVIDER",
+        "NO_REFRESH_TOKEN" => {
+            "the provider was not asked for offline access, or does not give it; many want the scope offline_access: \
+             token-wallet accounts link USER PROVIDER --scope offline_access"
+        }
         "MISSING_SCOPES" => "link again and ask for them: token-wallet accounts link USER PROVIDER --scope SCOPE",
         "DEFAULT_ACCOUNT_UNSET" => "name one with --account; `token-wallet accounts list --user USER` shows them",
         "ACCOUNT_NOT_FOUND" => "`token-wallet accounts list` shows the accounts there are",
         "PROVIDER_NOT_FOUND" => "`token-wallet providers list` shows them, `token-wallet providers create` adds one",
         "PROVIDER_EXISTS" => "`token-wallet providers get PROVIDER` shows it",
-        "PROVIDER_IN_USE" => "unlink them first: token-wallet accounts list --provider PROVIDER",
-        "PROVIDER_MISCONFIGURED" => "compare client id and secret with what the provider's console shows",
+        "PROVIDER_IN_USE" => {
+            "`token-wallet accounts list --provider PROVIDER` shows them; a link that was begun ends by itself"
+        }
+        "PROVIDER_MISCONFIGURED" => {
+            "compare client id, secret and scopes with what the provider's console shows; the wallet's log has the \
+             provider's error code"
+        }
         "API_CLIENT_NOT_FOUND" => "`token-wallet clients list` shows them",
         "REDIRECT_URL_NOT_ALLOWED" => "allow it: token-wallet redirect-urls create URL",
-        "FLOW_EXPIRED" | "FLOW_CANCELLED" | "FLOW_OUTCOME_UNKNOWN" | "TICKET_SPENT" => "start again",
+        "FLOW_OUTCOME_UNKNOWN" => {
+            "if it happens again, compare the token URL in `token-wallet providers get PROVIDER` with the provider's \
+             documentation; the wallet's log says what came of the request"
+        }
+        "FLOW_EXPIRED" | "FLOW_CANCELLED" | "TICKET_SPENT" => "start again",
         "SHARED_CREDENTIALS_IN_PRODUCTION" => "try it with `token-wallet dev`",
         "GRANT_QUARANTINED" => "the wallet's log names the cell; check with `token-wallet keys status`, or link again",
         "INTERNAL" => "the wallet's log says what happened",

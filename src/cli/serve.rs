@@ -37,8 +37,12 @@ impl Args {
             app = App::start(config, Clock::system()) => app?,
             () = stop.told() => return Ok(()),
         };
-        stop.told().await;
+        let told = tokio::select! {
+            () = stop.told() => true,
+            () = app.broken() => false,
+        };
         app.shutdown().await;
+        anyhow::ensure!(told, "a listener broke; the log says which and why");
         Ok(())
     }
 }

@@ -41,7 +41,7 @@ pub enum Failure {
     #[error("a provider of this name exists")]
     ProviderExists,
     /// Accounts use the provider.
-    #[error("accounts are linked at this provider")]
+    #[error("accounts are linked at this provider, or are being linked")]
     ProviderInUse,
     /// The sandbox, or shared credentials, in a production instance.
     #[error("shared credentials and the sandbox are for development instances")]
@@ -55,8 +55,8 @@ pub enum Failure {
     /// The token has run out and the provider gave no refresh token.
     #[error("the token has expired and the provider gave no refresh token")]
     NoRefreshToken,
-    /// The provider does not accept our client credentials.
-    #[error("the provider does not accept the configured client credentials")]
+    /// The provider does not accept our client credentials, or what they may ask for.
+    #[error("the provider does not accept how the wallet is configured for it")]
     ProviderMisconfigured,
     /// Several accounts and none is the default.
     #[error("the user has several accounts at this provider and none is the default")]
@@ -67,8 +67,8 @@ pub enum Failure {
     /// The person said no, or the provider did.
     #[error("the authorization was not given")]
     FlowCancelled,
-    /// The code was sent and no answer is known.
-    #[error("the outcome of the flow is unknown; start again")]
+    /// The code cannot be sent again, and no token is known to have come of it.
+    #[error("the provider gave no usable answer to the code, which cannot be sent again; start again")]
     FlowOutcomeUnknown,
     /// The ticket is unknown or its outcome is told no more.
     #[error("the ticket is unknown or spent")]
@@ -101,7 +101,7 @@ pub enum Failure {
 
 impl Failure {
     /// A request field that cannot be used.
-    pub fn field(field: &'static str, why: impl ToString) -> Self {
-        Self::InvalidField { field, why: why.to_string() }
+    pub fn field(field: &'static str, why: impl std::fmt::Display) -> Self {
+        Self::InvalidField { field, why: format!("{why}") }
     }
 }

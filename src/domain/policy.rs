@@ -15,6 +15,9 @@ pub const ASSUMED_LIFETIME: Duration = Duration::from_hours(1);
 /// Tokens that live shorter than this are refreshed ahead only while somebody asks for them.
 pub const SHORT_LIFETIME: Duration = Duration::from_mins(2);
 
+/// As good as for ever, and far from where arithmetic stops.
+const ALWAYS: Duration = Duration::from_hours(24 * 365 * 100);
+
 /// How far a stored time may lie on the wrong side of now before the clock is taken to be at fault.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
 
@@ -78,10 +81,12 @@ pub fn confirm_at(now: Timestamp, expires_at: Option<Timestamp>) -> Timestamp {
     expires_at.map_or(soon, |end| soon.min(now.max(end).plus(CONFIRM_AFTER_DEATH)))
 }
 
-/// How long after a get its grant is refreshed ahead: `ahead` for ordinary tokens, ten lifetimes for short ones.
+/// How long after a get its grant is refreshed ahead: `ahead` for ordinary tokens (0 = always), ten lifetimes for
+/// short ones.
 pub fn ahead_for(lifetime: Option<Duration>, ahead: Duration) -> Duration {
     match lifetime {
         Some(lifetime) if lifetime < SHORT_LIFETIME => lifetime * 10,
+        _ if ahead.is_zero() => ALWAYS,
         _ => ahead,
     }
 }
@@ -155,6 +160,16 @@ mod tests {
         assert_eq!(wait(true, u32::MAX, 1.0), secs(60));
         assert_eq!(wait(false, u32::MAX, 1.0), secs(900));
         assert!(wait(true, 9, 0.0) >= secs(1));
+    }
+
+    #[test]
+    fn short_tokens_are_kept_ahead_for_ten_lives_and_zero_means_always() {
+        let fortnight = Duration::from_hours(24 * 14);
+        assert_eq!(ahead_for(Some(secs(20)), fortnight), secs(200));
+        assert_eq!(ahead_for(Some(secs(3_600)), fortnight), fortnight);
+        assert_eq!(ahead_for(None, fortnight), fortnight);
+        assert!(ahead_for(Some(secs(3_600)), Duration::ZERO) > Duration::from_hours(24 * 365 * 50));
+        assert_eq!(ahead_for(Some(secs(20)), Duration::ZERO), secs(200));
     }
 
     #[test]

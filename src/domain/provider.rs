@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn every_spelling_of_a_lifetime_is_read() {
         let stated = |secs| Lifetime::Stated(Duration::from_secs(secs));
-        let assumed = Lifetime::Assumed(Duration::from_secs(3_600));
+        let assumed = Lifetime::Assumed(Duration::from_hours(1));
         for (said, meant) in [
             (json!(3600), stated(3_600)),
             (json!("3600"), stated(3_600)),

@@ -58,9 +58,9 @@ impl Guard {
 
 impl Run {
     /// Ends the run with its result: a failure is logged and the job goes on with its next run.
-    pub(super) fn end(mut self, result: Result<(), Failure>) {
+    pub(super) fn end(mut self, result: &Result<(), Failure>) {
         self.ended = true;
-        if let Err(failure) = &result {
+        if let Err(failure) = result {
             tracing::warn!(job = self.guard.job, %failure, "a job failed; its next run tries again");
         }
         self.guard.health.note(self.guard.job, result.is_ok());
@@ -86,14 +86,14 @@ mod tests {
         let guard = Arc::new(Guard::new("sweep", health.clone()));
         let run = guard.begin().unwrap();
         assert!(guard.begin().is_none());
-        run.end(Ok(()));
+        run.end(&Ok(()));
         for _ in 0..4 {
-            guard.begin().unwrap().end(Err(Failure::StoreUnavailable));
+            guard.begin().unwrap().end(&Err(Failure::StoreUnavailable));
         }
         assert_eq!(health.failing(), None);
         drop(guard.begin().unwrap());
         assert_eq!(health.failing(), Some("sweep"), "a run that panicked failed too");
-        guard.begin().unwrap().end(Ok(()));
+        guard.begin().unwrap().end(&Ok(()));
         assert_eq!(health.failing(), None);
     }
 }

@@ -99,7 +99,7 @@ impl Plan<'_> {
             }
             if let Some(run) = guard.begin() {
                 let work = job();
-                tasks.spawn(async move { run.end(work.await) });
+                tasks.spawn(async move { run.end(&work.await) });
             }
         })?;
         self.scheduler.add(entry).await?;

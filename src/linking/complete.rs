@@ -5,7 +5,7 @@ use super::{Account, Linking};
 use crate::access::permit::{CompleteLink, Permit};
 use crate::domain::error::Failure;
 use crate::domain::event::{Event, EventKind};
-use crate::domain::flow::{Completion, Flow, FlowFailure, Outcome};
+use crate::domain::flow::{Completion, Flow, FlowFailure, FlowState, Outcome};
 use crate::domain::ids::FlowId;
 use crate::domain::provider::Verdict;
 use crate::domain::secret::Ticket;
@@ -73,7 +73,7 @@ impl Linking {
             tracing::warn!(flow = %flow.id, "a ticket was brought by somebody else than its flow's starter");
             Event::new(EventKind::FlowSessionMismatch, now, flow.user.clone(), flow.provider).flow(flow.id)
         });
-        let burned = self.0.store.fail_flow(flow.id, FlowStep::Returned, failure, None, event.as_ref(), now).await?;
+        let burned = self.0.store.fail_flow(flow.id, FlowStep::Returned, failure, event.as_ref(), now).await?;
         if burned { Err(failure.into()) } else { Ok(()) }
     }
 
@@ -82,11 +82,15 @@ impl Linking {
         let linking = self.clone();
         let task = self.0.tasks.spawn(async move {
             let provider = linking.0.registry.by_id(flow.provider).await?;
-            let now = linking.0.clock.now();
-            let Some(claimed) = linking.0.store.claim_flow(flow.id, linking.0.replica, now).await? else {
-                return Ok(None);
-            };
-            linking.exchange(&flow, &claimed, &provider).await?;
+            {
+                // Before the claim: one that waited for its turn would be taken for abandoned.
+                let _permit = linking.0.registry.gate().permit(provider.id).await;
+                let now = linking.0.clock.now();
+                let Some(claimed) = linking.0.store.claim_flow(flow.id, linking.0.replica, now).await? else {
+                    return Ok(None);
+                };
+                linking.exchange(&flow, &claimed, &provider).await?;
+            }
             linking.finish(flow.id).await.map(Some)
         });
         task.await.unwrap_or(Err(Failure::Internal))
@@ -104,9 +108,10 @@ impl Linking {
                 FlowFailure::Misconfigured
             }
             // The code is never sent twice, so a try that may have been one is the last.
-            Err(RedeemError::Verdict(Verdict::Later { .. } | Verdict::Unknown)) => FlowFailure::OutcomeUnknown,
+            Err(RedeemError::Verdict(Verdict::Later { .. } | Verdict::Unknown) | RedeemError::Unsent) => {
+                FlowFailure::OutcomeUnknown
+            }
             Err(RedeemError::Parking(failure)) => return Err(failure),
-            Err(RedeemError::Unsent) => FlowFailure::OutcomeUnknown,
         };
         Err(self.end(flow, FlowStep::Claimed, failure).await)
     }
@@ -120,7 +125,7 @@ impl Linking {
     /// Makes the account of a parked answer: reads the profile, then deposits. Any process may do this, and again.
     pub(super) async fn finish(&self, flow: FlowId) -> Result<Outcome, Failure> {
         let Some((flow, sealed, sent_at)) = self.0.store.parked_answer(flow).await? else {
-            return Err(Failure::FlowInProgress);
+            return self.told(flow).await;
         };
         let answer = self.0.wallet.open_parked(&flow, &sealed)?;
         let provider = self.0.registry.by_id(flow.provider).await?;
@@ -131,6 +136,8 @@ impl Linking {
         let failure = match profile {
             Ok(profile) => match self.0.wallet.deposit(&flow, &answer, &profile, sent_at).await {
                 Err(Failure::AccountLinkedToAnotherUser) => FlowFailure::LinkedToAnotherUser,
+                // Somebody else was faster.
+                Err(Failure::FlowOutcomeUnknown) => return self.told(flow.id).await,
                 outcome => return outcome,
             },
             Err(Verdict::Later { after }) => {
@@ -148,9 +155,21 @@ impl Linking {
         Err(self.end(&flow, FlowStep::Exchanged, failure).await)
     }
 
+    /// The outcome of a flow that somebody else ends.
+    async fn told(&self, flow: FlowId) -> Result<Outcome, Failure> {
+        match self.0.store.flow(flow).await?.map(|flow| flow.state) {
+            Some(FlowState::Done(outcome)) => Ok(outcome),
+            Some(FlowState::Failed(failure)) => Err(failure.into()),
+            Some(FlowState::Started | FlowState::Returned | FlowState::Claimed | FlowState::Exchanged) => {
+                Err(Failure::FlowInProgress)
+            }
+            None => Err(Failure::TicketSpent),
+        }
+    }
+
     /// Fails a flow and gives what its caller is told.
     async fn end(&self, flow: &Flow, from: FlowStep, failure: FlowFailure) -> Failure {
-        match self.0.store.fail_flow(flow.id, from, failure, None, None, self.0.clock.now()).await {
+        match self.0.store.fail_flow(flow.id, from, failure, None, self.0.clock.now()).await {
             Ok(_) => failure.into(),
             Err(error) => error.into(),
         }

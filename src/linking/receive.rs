@@ -51,17 +51,24 @@ impl Linking {
     /// Takes a callback. Whatever is wrong with it burns the flow that its state belongs to.
     pub async fn receive(&self, callback: Callback) -> Result<Received, Failure> {
         let Some(flow) = self.flow_of(callback.state.as_ref()).await? else { return Ok(Received::Bad) };
-        let provider = match Slug::parse(callback.provider) {
+        let found = match Slug::parse(callback.provider) {
             Ok(slug) => match self.0.registry.by_slug(&slug).await {
                 Err(Failure::ProviderNotFound) => None,
                 provider => Some(provider?),
             },
             Err(_) => None,
         };
-        let Some(provider) = provider.filter(|provider| is_of(provider, &flow, callback.issuer.as_deref())) else {
+        let Some(provider) = found.filter(|provider| provider.id == flow.provider) else {
+            tracing::warn!(flow = %flow.id, "a callback came for another provider than its flow's");
             self.mismatch(&flow).await?;
             return Ok(Received::Bad);
         };
+        if !names(provider.endpoints.issuer.as_deref(), callback.issuer.as_deref()) {
+            let (named, expected) = (callback.issuer.is_some(), provider.endpoints.issuer.as_deref());
+            tracing::warn!(flow = %flow.id, provider = %provider.slug, named, expected, "a callback does not name its provider's configured issuer");
+            self.mismatch(&flow).await?;
+            return Ok(Received::Bad);
+        }
         match (callback.code, callback.error) {
             (Some(code), None) if (1..=LONGEST_CODE).contains(&code.expose().len()) => {
                 self.returned(flow, &code, &provider).await
@@ -123,7 +130,6 @@ impl Linking {
     }
 
     async fn mismatch(&self, flow: &Flow) -> Result<(), Failure> {
-        tracing::warn!(flow = %flow.id, "a callback came for another provider or issuer than its flow's");
         let now = self.0.clock.now();
         let event = Event::new(EventKind::FlowProviderMismatch, now, flow.user.clone(), flow.provider).flow(flow.id);
         self.fail(flow, FlowFailure::ProviderMismatch, Some(&event)).await?;
@@ -132,13 +138,12 @@ impl Linking {
 
     async fn fail(&self, flow: &Flow, failure: FlowFailure, event: Option<&Event>) -> Result<bool, Failure> {
         let now = self.0.clock.now();
-        Ok(self.0.store.fail_flow(flow.id, FlowStep::Started, failure, None, event, now).await?)
+        Ok(self.0.store.fail_flow(flow.id, FlowStep::Started, failure, event, now).await?)
     }
 }
 
-/// Whether a callback at this provider's redirect URI, naming this issuer, belongs to the flow: a provider whose
-/// issuer is known must name it (RFC 9207 section 2.4).
-fn is_of(provider: &Provider, flow: &Flow, issuer: Option<&str>) -> bool {
-    let named = provider.endpoints.issuer.as_deref().is_none_or(|expected| issuer == Some(expected));
-    provider.id == flow.provider && named
+/// Whether a callback names the issuer that it must: a provider whose issuer is known must name it (RFC 9207 section
+/// 2.4).
+fn names(expected: Option<&str>, issuer: Option<&str>) -> bool {
+    expected.is_none_or(|expected| issuer == Some(expected))
 }

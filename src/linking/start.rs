@@ -62,10 +62,10 @@ impl Linking {
             tracing::error!(flow = %flow.id, %error, "could not seal a PKCE verifier");
             Failure::Internal
         })?;
-        self.0
-            .store
-            .start_flow(&flow, &random::hash(state.expose()), Some(&sealed).filter(|_| provider.uses_pkce()))
-            .await?;
+        let sealed = Some(&sealed).filter(|_| provider.uses_pkce());
+        if !self.0.store.start_flow(&flow, &random::hash(state.expose()), sealed).await? {
+            return Err(Failure::ProviderNotFound);
+        }
         let authorization_url = provider.authorization_url(&Authorization {
             state: &state,
             verifier: &verifier,

@@ -6,7 +6,14 @@ use super::Linking;
 use crate::domain::error::Failure;
 
 /// A claimed code whose redeemer has not been heard of for this long was redeemed by nobody we know.
-const ABANDONED_AFTER: Duration = Duration::from_secs(60);
+const ABANDONED_AFTER: Duration = Duration::from_mins(1);
+
+/// A parked answer is left alone for this long: its own call is probably at it.
+const LEFT_AFTER: Duration = Duration::from_secs(15);
+
+/// An answer that has been parked for this long without becoming an account, because its profile cannot be read, is
+/// given up.
+const GIVEN_UP_AFTER: Duration = Duration::from_hours(1);
 
 /// Ended flows stay this long: long enough to tell an outcome again, and to look into one.
 const KEEP_ENDED: Duration = Duration::from_hours(24);
@@ -20,18 +27,21 @@ impl Linking {
         let now = self.0.clock.now();
         self.0.store.expire_flows(now).await?;
         self.0.store.abandon_claimed_flows(now.minus(ABANDONED_AFTER), now).await?;
+        self.0.store.give_up_parked_flows(now.minus(GIVEN_UP_AFTER), now).await?;
         self.0.store.delete_flows(now.minus(KEEP_ENDED)).await?;
         Ok(())
     }
 
-    /// Finishes flows whose code was redeemed and whose account is not there yet.
+    /// Finishes flows whose code was redeemed a while ago and whose account is not there yet. All at once, so that a
+    /// provider that hangs keeps nobody else's flow waiting.
     pub async fn resume(&self) -> Result<(), Failure> {
-        for flow in self.0.store.parked_flows(BATCH).await? {
-            match self.finish(flow).await {
-                Ok(_) => tracing::info!(%flow, "finished a link that was left in the middle"),
-                Err(failure) => tracing::warn!(%flow, %failure, "a link left in the middle is not finished yet"),
-            }
-        }
+        let before = self.0.clock.now().minus(LEFT_AFTER);
+        let flows = self.0.store.parked_flows(before, BATCH).await?;
+        let finish = async |flow| match self.finish(flow).await {
+            Ok(_) => tracing::info!(%flow, "finished a link that was left in the middle"),
+            Err(failure) => tracing::warn!(%flow, %failure, "a link left in the middle is not finished yet"),
+        };
+        futures_util::future::join_all(flows.into_iter().map(finish)).await;
         Ok(())
     }
 
@@ -46,6 +56,6 @@ impl Linking {
             );
         }
         self.0.store.void_leases().await?;
-        self.resume().await
+        Ok(())
     }
 }

@@ -71,11 +71,16 @@ fn token_type(value: Option<&Value>) -> String {
     if !is_word || said.eq_ignore_ascii_case("bearer") { "Bearer".to_owned() } else { said.to_owned() }
 }
 
+/// How long a list is as one text.
+fn length(list: &[Value]) -> usize {
+    list.iter().filter_map(Value::as_str).map(|scope| scope.len() + 1).sum()
+}
+
 /// A text or an array; absent means as asked for, and so does an empty one: nobody grants nothing and a token.
 fn scopes(value: Option<&Value>, separator: &str) -> Option<Scopes> {
     let granted = match value? {
         Value::String(text) if text.len() <= TEXT_LIMIT => Scopes::split(text, separator),
-        Value::Array(list) if list.len() <= TEXT_LIMIT / 8 => {
+        Value::Array(list) if length(list) <= TEXT_LIMIT => {
             list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
         }
         _ => return None,
@@ -192,6 +197,7 @@ mod tests {
             (json!(null), None),
             (json!(7), None),
             (json!("a ".repeat(5_000)), None),
+            (json!(["a".repeat(5_000), "b".repeat(5_000)]), None),
         ] {
             let scopes = read_plain(&json!({ "access_token": "a", "scope": said })).scopes;
             assert_eq!(scopes.map(|scopes| scopes.join(" ")).as_deref(), meant, "{said}");

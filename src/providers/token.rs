@@ -43,9 +43,15 @@ impl Provider {
             .map_err(|_| malformed())?;
         let response = self.send(request).await.map_err(|_| Verdict::Later { after: None })?;
         if !(200..=299).contains(&response.status) {
-            return Err(classify_profile(&response, self.wire.clock.now()));
+            let verdict = classify_profile(&response, self.wire.clock.now());
+            let (status, meaning) = (response.status, verdict.as_str());
+            tracing::warn!(provider = %self.slug, status, verdict = meaning, "the profile endpoint gave no profile");
+            return Err(verdict);
         }
-        let Ok(found) = json::read(&response.body) else { return Err(Verdict::Later { after: None }) };
+        let Ok(found) = json::read(&response.body) else {
+            tracing::warn!(provider = %self.slug, "the profile endpoint answered with something else than JSON");
+            return Err(Verdict::Later { after: None });
+        };
         profile::read(&found, self.entry, &self.endpoints).map_err(|error| {
             tracing::error!(provider = %self.slug, %error, "check the provider's subject pointer");
             Verdict::Misconfigured("no_subject".to_owned())
@@ -63,8 +69,11 @@ impl Provider {
     }
 
     async fn send(&self, request: HttpRequest) -> Result<Response, OutboundError> {
+        // Host and port alone: the rest of a URL is not for logs.
+        let host = request.uri().host().unwrap_or_default().to_owned();
+        let port = request.uri().port_u16();
         let sent = self.wire.outbound.send(request).await;
-        sent.inspect_err(|error| tracing::warn!(provider = %self.slug, %error, "a provider gave no answer"))
+        sent.inspect_err(|error| tracing::warn!(provider = %self.slug, host, port, %error, "a provider gave no answer"))
     }
 
     fn exchange_request(

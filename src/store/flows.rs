@@ -63,19 +63,22 @@ statements! {
          WHERE id = $1 AND state = 'started' AND expires_at > $5"
     }
     FAIL {
-        "UPDATE flows SET state = 'failed', failure = $3, ticket_hash = COALESCE($4, ticket_hash), ended_at = $5,
-                          code = NULL, pkce_verifier = NULL, answer = NULL
+        "UPDATE flows SET state = 'failed', failure = $3, ended_at = $4, code = NULL, pkce_verifier = NULL, answer = NULL
          WHERE id = $1 AND state = $2"
     }
     CLAIM {
         "UPDATE flows SET state = 'claimed', claimed_by = $2, claimed_at = $3
          WHERE id = $1 AND state = 'returned' AND expires_at > $3 RETURNING id, code, pkce_verifier"
     }
+    // Once more is once: the answer to the first time may have been lost.
     PARK {
         "UPDATE flows SET state = 'exchanged', answer = $3, code = NULL, pkce_verifier = NULL
-         WHERE id = $1 AND state = 'claimed' AND claimed_by = $2"
+         WHERE id = $1 AND state IN ('claimed', 'exchanged') AND claimed_by = $2"
     }
-    PARKED { "SELECT id FROM flows WHERE state = 'exchanged' AND ended_at IS NULL ORDER BY expires_at LIMIT $1" }
+    PARKED {
+        "SELECT id FROM flows WHERE state = 'exchanged' AND ended_at IS NULL AND claimed_at < $1
+         ORDER BY expires_at LIMIT $2"
+    }
     EXPIRE {
         "UPDATE flows SET state = 'failed', failure = $2, ended_at = $1, code = NULL, pkce_verifier = NULL
          WHERE ended_at IS NULL AND expires_at <= $1 AND state IN ('started', 'returned')"
@@ -83,6 +86,10 @@ statements! {
     ABANDON {
         "UPDATE flows SET state = 'failed', failure = $3, ended_at = $2, code = NULL, pkce_verifier = NULL
          WHERE ended_at IS NULL AND state = 'claimed' AND claimed_at < $1"
+    }
+    GIVE_UP {
+        "UPDATE flows SET state = 'failed', failure = $3, ended_at = $2, answer = NULL
+         WHERE ended_at IS NULL AND state = 'exchanged' AND claimed_at < $1"
     }
     DELETE { "DELETE FROM flows WHERE id IN (SELECT id FROM flows WHERE ended_at < $1 ORDER BY ended_at LIMIT $2)" }
 }
@@ -113,7 +120,7 @@ impl Store {
             flow.provider,
             flow.redirect_url.as_ref().map(RedirectUrl::as_str),
             flow.redirect_uri.as_str(),
-            to_json(flow.scopes.iter().collect::<Vec<_>>())?,
+            to_json(&flow.scopes)?,
             state_hash,
             verifier,
             flow.created_at,
@@ -150,19 +157,17 @@ impl Store {
         Ok(self.db.execute(&RETURN, args![id, code, ticket_hash, expires_at, now]).await? == 1)
     }
 
-    /// `from` to failed; wipes what was sealed in it. With a ticket's hash a later call can be told the failure.
-    /// False, and no event, if it is in another state.
+    /// `from` to failed; wipes what was sealed in it. False, and no event, if it is in another state.
     pub async fn fail_flow(
         &self,
         id: FlowId,
         from: FlowStep,
         failure: FlowFailure,
-        ticket_hash: Option<&[u8; 32]>,
         event: Option<&Event>,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let mut tx = self.db.begin().await?;
-        let values = args![id, from.as_str(), failure.as_str(), ticket_hash, now];
+        let values = args![id, from.as_str(), failure.as_str(), now];
         if tx.execute(&FAIL, values).await? == 0 {
             return Ok(false);
         }
@@ -186,7 +191,8 @@ impl Store {
         Ok(Some(ClaimedFlow { code: cells.sealed("code")?, verifier: cells.sealed_opt("pkce_verifier")? }))
     }
 
-    /// Claimed to exchanged, with the provider's answer. False if `by` does not hold the claim.
+    /// Claimed to exchanged, with the provider's answer; the same again changes nothing. False if `by` does not hold the
+    /// claim.
     pub async fn park_answer(
         &self,
         id: FlowId,
@@ -210,15 +216,21 @@ impl Store {
         Ok(Some((flow, cells.sealed("answer")?, cells.time("claimed_at")?)))
     }
 
-    /// Up to `limit` flows with a parked answer, the oldest first.
-    pub async fn parked_flows(&self, limit: u32) -> Result<Vec<FlowId>, StoreError> {
-        let rows = self.db.all(&PARKED, args![limit]).await?;
+    /// Up to `limit` flows with a parked answer whose code was claimed before `claimed_before`, the oldest first.
+    pub async fn parked_flows(&self, claimed_before: Timestamp, limit: u32) -> Result<Vec<FlowId>, StoreError> {
+        let rows = self.db.all(&PARKED, args![claimed_before, limit]).await?;
         rows.iter().map(|row| row.of("flows", "", "id")?.parse("id")).collect()
     }
 
     /// Fails what was started or returned and ran out of time. Answers how many.
     pub async fn expire_flows(&self, now: Timestamp) -> Result<u64, StoreError> {
         self.db.execute(&EXPIRE, args![now, FlowFailure::Expired.as_str()]).await
+    }
+
+    /// Fails what was parked and nobody could make an account of, if its code was claimed before `claimed_before`.
+    /// Answers how many.
+    pub async fn give_up_parked_flows(&self, claimed_before: Timestamp, now: Timestamp) -> Result<u64, StoreError> {
+        self.db.execute(&GIVE_UP, args![claimed_before, now, FlowFailure::OutcomeUnknown.as_str()]).await
     }
 
     /// Fails what was claimed before `claimed_before` and never came to an answer. Answers how many.
@@ -251,7 +263,7 @@ fn flow(row: &Row) -> Result<Flow, StoreError> {
         redirect_url: cells
             .read_opt("redirect_url", |text| RedirectUrl::parse(text, InstanceKind::Development).ok())?,
         redirect_uri: cells.get("redirect_uri")?,
-        scopes: cells.json::<Vec<String>>("scopes")?.into_iter().collect(),
+        scopes: cells.json("scopes")?,
         created_at: cells.time("created_at")?,
         expires_at: cells.time("expires_at")?,
         ended_at: cells.time_opt("ended_at")?,

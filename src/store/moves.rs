@@ -80,6 +80,9 @@ pub enum Deposited {
     FlowGone,
 }
 
+/// How often an unlinking begins anew because the account was linked again in between.
+const UNLINK_TRIES: usize = 10;
+
 statements! {
     END_FLOW {
         "UPDATE flows SET state = 'done', account_id = $2, account_created = $3, ended_at = $4, code = NULL,
@@ -106,6 +109,7 @@ statements! {
     }
     // The lease stays: an answer on its way is still stored, for the revocation.
     END_CURRENT_GRANT { "UPDATE grants SET state = 'ending', is_current = FALSE WHERE account_id = $1 AND is_current" }
+    CURRENT_GRANT { "SELECT id FROM grants WHERE account_id = $1 AND is_current" }
     UNLINK {
         "UPDATE external_accounts SET state = 'unlinked', state_reason = NULL, is_default = FALSE, unlinked_at = $2
          WHERE id = $1 AND state <> 'unlinked'"
@@ -143,14 +147,35 @@ impl Store {
 
     /// Unlinks an account; its current grant is `ending`. False, and no event, if it was already, or is not there.
     pub async fn unlink(&self, account: AccountId, event: &Event, now: Timestamp) -> Result<bool, StoreError> {
+        for _ in 0..UNLINK_TRIES {
+            if let Some(unlinked) = self.try_to_unlink(account, event, now).await? {
+                return Ok(unlinked);
+            }
+        }
+        Err(StoreError::Unavailable("the account is linked again and again while it is being unlinked".to_owned()))
+    }
+
+    /// `None`, and nothing written, if the account was linked again meanwhile.
+    async fn try_to_unlink(
+        &self,
+        account: AccountId,
+        event: &Event,
+        now: Timestamp,
+    ) -> Result<Option<bool>, StoreError> {
         let mut tx = self.db.begin().await?;
         tx.execute(&END_CURRENT_GRANT, args![account]).await?;
         if tx.execute(&UNLINK, args![account, now]).await? == 0 {
-            return Ok(false);
+            return Ok(Some(false));
+        }
+        // On PostgreSQL the first statement may have waited for somebody who linked the account again, and then did not
+        // see their grant. From here on the account's lock keeps others from making one; a grant must not be locked
+        // after its account, so this begins anew.
+        if tx.one(&CURRENT_GRANT, args![account]).await?.is_some() {
+            return Ok(None);
         }
         events::insert(&mut tx, event).await?;
         tx.commit().await?;
-        Ok(true)
+        Ok(Some(true))
     }
 
     /// Takes a grant that does not open out of use, and its account. Nothing is lost: the cells stay. False, and no
@@ -198,8 +223,8 @@ async fn create_grant(tx: &mut Tx, deposit: &Deposit) -> Result<(), StoreError> 
         grant.refresh_token.as_ref(),
         grant.refresh_token.as_ref().map(|_| 0),
         grant.token_type.as_str(),
-        to_json(grant.scopes.iter().collect::<Vec<_>>())?,
-        to_json(grant.requested_scopes.iter().collect::<Vec<_>>())?,
+        to_json(&grant.scopes)?,
+        to_json(&grant.requested_scopes)?,
         to_json(&grant.metadata)?,
         grant.freshness.issued_at,
         lifetime,

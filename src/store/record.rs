@@ -114,7 +114,7 @@ impl Store {
         let GrantChange { grant, account, fence, .. } = *change;
         match &change.outcome {
             Outcome::Refreshed { access_token, refresh_token, token_type, scopes, metadata, freshness } => {
-                let scopes = scopes.as_ref().map(|scopes| to_json(scopes.iter().collect::<Vec<_>>())).transpose()?;
+                let scopes = scopes.as_ref().map(to_json).transpose()?;
                 let metadata = if metadata.is_empty() { None } else { Some(to_json(metadata)?) };
                 let (lifetime, assumed) = lifetime_columns(freshness.lifetime);
                 let values = args![
@@ -151,7 +151,9 @@ impl Store {
         }
         let mut tx = self.db.begin().await?;
         let outcome = recorded(tx.all(&REVIVED, values).await?.first())?;
-        if outcome != Recorded::Superseded && tx.execute(&ACCOUNT_RECOVERS, args![change.account]).await? == 1 {
+        // Not if it was linked again a moment ago: the account is another grant's then.
+        let revived = outcome == Recorded::Stored(GrantState::Active);
+        if revived && tx.execute(&ACCOUNT_RECOVERS, args![change.account]).await? == 1 {
             tell(&mut tx, change).await?;
         }
         tx.commit().await?;

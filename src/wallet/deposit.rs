@@ -29,7 +29,8 @@ pub enum RedeemError {
 }
 
 impl Wallet {
-    /// Redeems a claimed flow's code, once, and parks the answer before anything else is done with it.
+    /// Redeems a claimed flow's code, once, and parks the answer before anything else is done with it. The caller holds
+    /// a permit of the provider's gate.
     pub async fn redeem_code(
         &self,
         flow: &Flow,
@@ -44,7 +45,6 @@ impl Wallet {
         let code: AuthorizationCode = self.0.vault.open_cell(&claimed.code, &ids.owner()).map_err(unsent)?;
         let verifier = claimed.verifier.as_ref().map(|sealed| self.0.vault.open_cell(sealed, &ids.owner()));
         let verifier: Option<PkceVerifier> = verifier.transpose().map_err(unsent)?;
-        let _permit = self.0.registry.gate().permit(provider.id).await;
         let answer =
             provider.exchange(&code, verifier.as_ref(), &flow.redirect_uri).await.map_err(RedeemError::Verdict)?;
         self.park(flow, &answer).await.map_err(RedeemError::Parking)

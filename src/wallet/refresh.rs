@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::flights::{Flight, Landing, Passenger};
+use super::flights::{Landing, Passenger};
 use super::{Ids, Inner, Wallet, spread};
 use crate::domain::error::Failure;
 use crate::domain::event::{Event, EventKind};
@@ -12,13 +12,16 @@ use crate::domain::grant::{Freshness, Grant};
 use crate::domain::policy;
 use crate::domain::provider::{TokenAnswer, Verdict};
 use crate::domain::secret::RefreshToken;
-use crate::providers::Provider;
+use crate::providers::{Permit, Provider};
 use crate::store::{Claim, GrantChange, Holding, Outcome, Recorded, StoreError};
 use crate::telemetry;
 
 /// A claim that could not be followed by its request within this is given back unsent: by then somebody else may
 /// soon hold the lease.
 const LATEST_SEND: Duration = Duration::from_secs(5);
+
+/// When to ask again, if this process is shutting down: what is begun now might be cut off with its answer on the way.
+const STOPPING: Duration = Duration::from_secs(1);
 
 /// How often an answer that the store does not take is offered again, and how long the pauses grow.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -48,21 +51,31 @@ impl Inner {
             Err(failure) => return Landing::Failed(failure),
         };
         let _permit = self.registry.gate().permit(provider.id).await;
+        if self.tasks.is_closed() {
+            return Landing::Failed(Failure::ProviderUnavailable { retry_after: STOPPING });
+        }
         let now = self.clock.now();
         let until = now.plus(policy::LEASE);
-        match self.store.claim(judged.id, judged.access_generation, self.replica, now, until).await {
+        let (generation, fence) = (judged.access_generation, judged.fence);
+        match self.store.claim(judged.id, generation, fence, self.replica, now, until).await {
             Ok(Some(claim)) => self.redeem(&provider, claim).await,
             Ok(None) => Landing::Elsewhere,
             Err(error) => Landing::Failed(error.into()),
         }
     }
 
-    /// Redeems what a sweep has claimed.
-    pub(super) async fn redeem_claimed(&self, provider: &Provider, claim: Claim, flight: Option<Flight>) {
-        let landing = self.redeem(provider, claim).await;
+    /// Redeems what a sweep has claimed. A flight of this process outranks the claim, however long it takes: it may have
+    /// sent the token and not have stored the answer yet. The claim is kept until it has landed, then given back.
+    pub(super) async fn redeem_claimed(&self, provider: &Provider, claim: Claim, permit: Permit) {
+        let (passenger, flight) = self.flights.board(claim.grant.id);
         if let Some(flight) = flight {
-            flight.land(landing);
+            flight.land(self.redeem(provider, claim).await);
+            return;
         }
+        // The flight may be waiting for a permit itself.
+        drop(permit);
+        passenger.arrive().await;
+        self.give_back(&claim.grant).await;
     }
 
     /// Spends the claimed refresh token, once, and stores what comes of it.

@@ -43,6 +43,10 @@ impl Sweep {
             let first = inner.registry.gate().permit(self.provider).await;
             let mut permits = vec![first];
             permits.extend(inner.registry.gate().try_permits(self.provider, usize::MAX));
+            if inner.tasks.is_closed() {
+                // Shutting down: what is begun now might be cut off with its answer on the way.
+                return Ok(());
+            }
             let now = inner.clock.now();
             let limit = u32::try_from(permits.len()).unwrap_or(u32::MAX);
             let claims =
@@ -53,9 +57,7 @@ impl Sweep {
             for (claim, permit) in claims.into_iter().zip(permits) {
                 let (inner, provider) = (Arc::clone(inner), Arc::clone(&provider));
                 inner.clone().tasks.spawn(async move {
-                    let (_passenger, flight) = inner.flights.board(claim.grant.id);
-                    inner.redeem_claimed(&provider, claim, flight).await;
-                    drop(permit);
+                    inner.redeem_claimed(&provider, claim, permit).await;
                 });
             }
         }

@@ -17,11 +17,8 @@ pub(super) async fn receive(
     Path(provider): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Response {
-    // Made in a task of its own: once begun, it is not left in the middle when the browser goes away.
     let callback = read(provider, query.as_deref().unwrap_or_default());
-    let linking = rooms.linking.clone();
-    let received = tokio::spawn(async move { linking.receive(callback).await }).await;
-    match received.unwrap_or(Err(Failure::Internal)) {
+    match rooms.linking.receive(callback).await {
         Ok(Received::Redirect(url)) => see_other(&url),
         Ok(Received::OwnPage { flow, ticket }) => page::finished(&rooms.grpc, &flow.to_string(), ticket.expose()),
         Ok(Received::OwnPageFailed(failure)) => page::failed(failure),
@@ -37,18 +34,20 @@ pub(super) async fn receive(
 /// Reads the query. A parameter that stands twice is not a parameter: the flow is burned for it, or not found.
 fn read(provider: String, query: &str) -> Callback {
     let query = if query.len() > LONGEST_QUERY { "" } else { query };
-    let once = |wanted: &str| {
-        let mut values = url::form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == wanted);
-        match (values.next(), values.next()) {
-            (Some((_, value)), None) => Some(value.into_owned()),
-            _ => None,
-        }
+    let all = |wanted: &'static str| {
+        let values = url::form_urlencoded::parse(query.as_bytes()).filter(move |(key, _)| key == wanted);
+        values.map(|(_, value)| value.into_owned())
+    };
+    let once = |wanted| {
+        let mut values = all(wanted);
+        values.next().filter(|_| values.next().is_none())
     };
     Callback {
         provider,
         state: once("state").map(FlowState::new),
         code: once("code").map(AuthorizationCode::new),
-        error: once("error"),
+        // An error beside a code burns the flow, and so does one that stands twice.
+        error: all("error").next(),
         issuer: once("iss"),
     }
 }
@@ -71,6 +70,10 @@ mod tests {
         assert_eq!(callback.state.map(|state| state.expose().to_owned()), Some("s".into()));
         assert!(callback.code.is_none());
         assert_eq!(callback.issuer.as_deref(), Some("http://i"));
+        assert!(
+            read("sandbox".into(), "code=a&error=x&error=y").error.is_some(),
+            "an error counts however often it stands"
+        );
         assert!(read("sandbox".into(), &format!("state={}", "s".repeat(LONGEST_QUERY))).state.is_none());
     }
 }

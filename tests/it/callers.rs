@@ -7,6 +7,9 @@ use tonic::Code;
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
 use crate::support::harness::{Engine, Harness, on_both_engines, reason};
 
@@ -79,6 +82,20 @@ on_both_engines! {
             let refused = bare(harness.channel(), path).await;
             assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unauthenticated, "CREDENTIALS_MISSING"), "{path}");
         }
+    }
+
+    async fn g4_without_a_key_too_no_message_over_the_limit_is_read(engine) {
+        let harness = Harness::start(engine).await;
+        let mut health = HealthClient::new(harness.channel());
+        let refused = health.check(HealthCheckRequest { service: "x".repeat(65 * 1024) }).await.unwrap_err();
+        assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
+        let mut reflection = ServerReflectionClient::new(harness.channel());
+        let asked = ServerReflectionRequest { host: "x".repeat(65 * 1024), message_request: Some(MessageRequest::ListServices(String::new())) };
+        let answered = match reflection.server_reflection_info(tokio_stream::iter([asked])).await {
+            Ok(answers) => matches!(answers.into_inner().message().await, Ok(Some(_))),
+            Err(_) => false,
+        };
+        assert!(!answered);
     }
 }
 

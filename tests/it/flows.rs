@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use token_wallet::proto::v1;
 use token_wallet::proto::v1::complete_link_request::Proof;
-use token_wallet::sandbox::{ErrorFault, Faults, Hold, TokenFaults, UserinfoFaults};
+use token_wallet::sandbox::{ErrorFault, Faults, Hold, Options, Person, TokenFaults, UserinfoFaults};
 use tonic::Code;
 
 use crate::support::browser::{location, parameter};
@@ -323,9 +323,57 @@ on_both_engines! {
         assert_eq!(reason(&told), "PROVIDER_UNAVAILABLE");
         assert_eq!(harness.flow_states().await, ["exchanged"]);
         harness.sandbox.set_faults(Faults::default());
+        harness.pass(Duration::from_secs(16));
         until("the parked answer became an account", async || harness.get("u").await.is_ok()).await;
         assert!(harness.complete("u", &ticket).await.unwrap().created);
         assert_eq!(harness.exchanges().len(), 1);
+    }
+
+    async fn a_completion_that_meets_the_resume_job_tells_the_same_outcome(engine) {
+        let harness = Harness::start(engine).await;
+        let ticket = harness.ticket("u", "demo").await;
+        let userinfo = UserinfoFaults { hold: Some(Hold::Before), ..UserinfoFaults::default() };
+        harness.sandbox.set_faults(Faults { userinfo, ..Faults::default() });
+        let (mut accounts, sent) = (harness.accounts(), ticket.clone());
+        let call = tokio::spawn(async move {
+            let request = v1::CompleteLinkRequest { user_id: "u".into(), proof: Some(Proof::Ticket(sent)) };
+            accounts.complete_link(request).await
+        });
+        // The call and the job both read the profile.
+        harness.sandbox.wait_held(1).await;
+        harness.pass(Duration::from_secs(16));
+        harness.sandbox.wait_held(2).await;
+        harness.sandbox.release();
+        let told = call.await.unwrap().unwrap().into_inner();
+        assert!(told.created);
+        assert_eq!(harness.complete("u", &ticket).await.unwrap(), told);
+        assert_eq!(harness.database().await.number("SELECT COUNT(*) FROM external_accounts").await, 1);
+    }
+
+    async fn a_code_is_not_claimed_before_it_may_be_sent(engine) {
+        let names: Vec<String> = (0..17).map(|number| format!("p{number}")).collect();
+        let people = names.iter().map(|name| Person::named(name)).collect();
+        let harness = Harness::with(engine, Options { people, ..Options::default() }).await;
+        let mut tickets = Vec::new();
+        for name in &names {
+            tickets.push((name.clone(), harness.ticket(name, name).await));
+        }
+        let exchange = TokenFaults { hold: Some(Hold::Before), ..TokenFaults::default() };
+        harness.sandbox.set_faults(Faults { exchange, ..Faults::default() });
+        let completing = async |(name, ticket): (String, String)| harness.complete(&name, &ticket).await.map(drop);
+        let all = futures_util::future::join_all(tickets.into_iter().map(completing));
+        let look = async {
+            harness.sandbox.wait_held(16).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let mut states = harness.flow_states().await;
+            states.sort();
+            states.dedup();
+            harness.sandbox.release();
+            states
+        };
+        let (ended, states) = tokio::join!(all, look);
+        assert_eq!(states, ["claimed", "returned"], "a claimed flow would be given up after a minute");
+        assert!(ended.iter().all(Result::is_ok), "{ended:?}");
     }
 
     async fn a_refused_or_unanswered_code_is_not_sent_again(engine) {

@@ -8,7 +8,7 @@ use token_wallet::sandbox::{Faults, Hold, Options, Person, Rotation, TokenFaults
 use tonic::Code;
 
 use crate::cli::text;
-use crate::support::child::Wallet;
+use crate::support::service::Wallet;
 use crate::support::harness::{Engine, on_both_engines, reason, until};
 
 /// Well below the 20 s that a claim's lease would keep others waiting.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use token_wallet::proto::v1;
 use token_wallet::proto::v1::batch_get_access_tokens_response::result::Result as BatchResult;
 use token_wallet::sandbox::{
-    ErrorFault, ExpiresInFault, Faults, Hold, Options, RefreshTokenFault, Rotation, TokenFaults,
+    ErrorFault, ExpiresInFault, Faults, Hold, Options, Person, RefreshTokenFault, Rotation, TokenFaults,
 };
 use tonic::Code;
 
@@ -260,6 +260,52 @@ on_both_engines! {
         }
         assert_eq!(harness.refreshes().len(), 3);
         assert_each_redeemed_once(&harness);
+    }
+
+    async fn a_refresh_that_outlives_its_lease_is_not_sent_again_by_the_sweep(engine) {
+        let harness = Harness::start(engine).await;
+        harness.link("u", "demo").await;
+        harness.sandbox.set_faults(on_refresh(TokenFaults { hold: Some(Hold::After), ..TokenFaults::default() }));
+        harness.pass(Duration::from_mins(56));
+        harness.sandbox.wait_held(1).await;
+        // The clock steps, or the store was away: the lease is over and the answer is not stored.
+        harness.pass(Duration::from_secs(30));
+        let database = harness.database().await;
+        until("the sweep has come by again", async || database.number("SELECT fence FROM grants").await == 2).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(harness.refreshes().len(), 1, "one redemption in flight");
+        harness.sandbox.release();
+        until("the answer is stored", async || database.number("SELECT committed_fence FROM grants").await == 1).await;
+        let leased = "SELECT COUNT(*) FROM grants WHERE lease_until IS NOT NULL";
+        until("the second claim is given back", async || database.number(leased).await == 0).await;
+        assert!(harness.is_accepted(&harness.get("u").await.unwrap().access_token).await);
+        assert_each_redeemed_once(&harness);
+    }
+
+    async fn s8_once_told_to_stop_no_further_refresh_is_begun(engine) {
+        let names: Vec<String> = (0..20).map(|number| format!("p{number}")).collect();
+        let people = names.iter().map(|name| Person::named(name)).collect();
+        let mut harness = Harness::with(engine, Options { people, ..Options::default() }).await;
+        for name in &names {
+            harness.link(name, name).await;
+        }
+        harness.sandbox.set_faults(on_refresh(TokenFaults { hold: Some(Hold::After), ..TokenFaults::default() }));
+        harness.pass(Duration::from_mins(56));
+        harness.sandbox.wait_held(16).await;
+        let (grpc, http) = (harness.addresses().grpc, harness.http.clone());
+        let release = format!("{}/_sandbox/faults/release", harness.sandbox.base_url());
+        let releasing = tokio::spawn(async move {
+            while tokio::net::TcpStream::connect(grpc).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            http.post(release).send().await.unwrap();
+        });
+        harness.stop().await;
+        releasing.await.unwrap();
+        assert_eq!(harness.refreshes().len(), 16, "what would have to be cut off is not begun");
+        let database = harness.database().await;
+        assert_eq!(database.number("SELECT COUNT(*) FROM grants WHERE committed_fence = 1").await, 16);
+        assert_eq!(database.number("SELECT COUNT(*) FROM grants WHERE lease_until IS NOT NULL").await, 0);
     }
 
     async fn one_refusal_is_not_believed_and_two_end_the_grant(engine) {

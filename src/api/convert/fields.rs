@@ -20,12 +20,12 @@ pub(in crate::api) fn provider(text: String) -> Result<Slug, Failure> {
 }
 
 /// A required id.
-pub(in crate::api) fn id<T: FromStr<Err: ToString>>(field: &'static str, text: &str) -> Result<T, Failure> {
+pub(in crate::api) fn id<T: FromStr<Err: std::fmt::Display>>(field: &'static str, text: &str) -> Result<T, Failure> {
     text.parse().map_err(|why: T::Err| Failure::field(field, why))
 }
 
 /// An id that may be unset.
-pub(in crate::api) fn optional_id<T: FromStr<Err: ToString>>(
+pub(in crate::api) fn optional_id<T: FromStr<Err: std::fmt::Display>>(
     field: &'static str,
     text: &str,
 ) -> Result<Option<T>, Failure> {

@@ -1,8 +1,9 @@
 //! Claims: one redemption in flight a grant.
 
 use token_wallet::domain::event::EventKind;
+use token_wallet::domain::grant::GrantState;
 use token_wallet::domain::ids::{GrantId, ReplicaId};
-use token_wallet::store::Claim;
+use token_wallet::store::{Claim, GrantChange, Outcome, Recorded};
 
 use super::{Fixture, NOW, at, event, new_grant, on_both_engines, sealed, user};
 
@@ -10,6 +11,7 @@ on_both_engines! {
     fifty_claims_at_once_have_one_winner
     a_claim_shows_the_grant_as_it_is_after_it
     a_claim_needs_the_judged_token_and_no_live_lease
+    who_judged_before_another_attempt_must_judge_again
     a_released_claim_can_be_taken_at_once_under_a_new_fence
     leases_are_voided_without_touching_fences
     due_grants_are_claimed_oldest_first_up_to_the_limit
@@ -32,7 +34,7 @@ async fn fifty_claims_at_once_have_one_winner(store: &Fixture) {
     let mut claims = tokio::task::JoinSet::new();
     for _ in 0..50 {
         let store = (*store).clone();
-        claims.spawn(async move { store.claim(grant, 0, me(), NOW, at(20)).await.unwrap() });
+        claims.spawn(async move { store.claim(grant, 0, 0, me(), NOW, at(20)).await.unwrap() });
     }
     assert_eq!(claims.join_all().await.into_iter().flatten().count(), 1);
     assert_eq!(store.holding(grant).await.unwrap().unwrap().grant.fence, 1);
@@ -41,7 +43,7 @@ async fn fifty_claims_at_once_have_one_winner(store: &Fixture) {
 async fn a_claim_shows_the_grant_as_it_is_after_it(store: &Fixture) {
     let grant = ann(store).await;
     let before = store.holding(grant).await.unwrap().unwrap().grant;
-    let Claim { grant: after, refresh_token } = store.claim(grant, 0, me(), at(5), at(25)).await.unwrap().unwrap();
+    let Claim { grant: after, refresh_token } = store.claim(grant, 0, 0, me(), at(5), at(25)).await.unwrap().unwrap();
     assert_eq!(refresh_token, sealed(11));
     let holding = store.holding(grant).await.unwrap().unwrap();
     assert_eq!((&holding.grant, holding.lease_until), (&after, Some(at(25))));
@@ -51,37 +53,51 @@ async fn a_claim_shows_the_grant_as_it_is_after_it(store: &Fixture) {
 
 async fn a_claim_needs_the_judged_token_and_no_live_lease(store: &Fixture) {
     let grant = ann(store).await;
-    assert!(store.claim(grant, 1, me(), NOW, at(20)).await.unwrap().is_none());
-    assert!(store.claim(GrantId::new(NOW), 0, me(), NOW, at(20)).await.unwrap().is_none());
-    assert!(store.claim(grant, 0, me(), NOW, at(20)).await.unwrap().is_some());
-    assert!(store.claim(grant, 0, me(), at(19), at(39)).await.unwrap().is_none());
-    assert_eq!(store.claim(grant, 0, me(), at(20), at(40)).await.unwrap().unwrap().grant.fence, 2);
+    assert!(store.claim(grant, 1, 0, me(), NOW, at(20)).await.unwrap().is_none());
+    assert!(store.claim(GrantId::new(NOW), 0, 0, me(), NOW, at(20)).await.unwrap().is_none());
+    assert!(store.claim(grant, 0, 0, me(), NOW, at(20)).await.unwrap().is_some());
+    assert!(store.claim(grant, 0, 1, me(), at(19), at(39)).await.unwrap().is_none());
+    assert_eq!(store.claim(grant, 0, 1, me(), at(20), at(40)).await.unwrap().unwrap().grant.fence, 2);
 
     store.tamper("UPDATE grants SET refresh_token = NULL, refresh_generation = NULL").await;
-    assert!(store.claim(grant, 0, me(), at(90), at(99)).await.unwrap().is_none());
+    assert!(store.claim(grant, 0, 2, me(), at(90), at(99)).await.unwrap().is_none());
+}
+
+/// Else a get that was read before a refusal would confirm it at once, and one that was read before a silence would send
+/// the token again.
+async fn who_judged_before_another_attempt_must_judge_again(store: &Fixture) {
+    let grant = ann(store).await;
+    let judged = store.holding(grant).await.unwrap().unwrap().grant;
+    let claim = store.claim(grant, 0, judged.fence, me(), NOW, at(20)).await.unwrap().unwrap();
+    let outcome =
+        Outcome::Verdict { state: GrantState::Suspect, due_at: Some(at(60)), reason: None, committed_fence: 0 };
+    let change = GrantChange { grant, account: claim.grant.account, fence: claim.grant.fence, outcome, event: None };
+    assert_eq!(store.record(&change).await.unwrap(), Recorded::Stored(GrantState::Suspect));
+    assert_eq!(store.claim(grant, 0, judged.fence, me(), NOW, at(20)).await.unwrap(), None);
+    assert!(store.claim(grant, 0, claim.grant.fence, me(), at(60), at(80)).await.unwrap().is_some());
 }
 
 async fn a_released_claim_can_be_taken_at_once_under_a_new_fence(store: &Fixture) {
     let grant = ann(store).await;
-    assert!(store.claim(grant, 0, me(), NOW, at(20)).await.unwrap().is_some());
+    assert!(store.claim(grant, 0, 0, me(), NOW, at(20)).await.unwrap().is_some());
     assert!(!store.release(grant, 2).await.unwrap());
     assert!(!store.release(grant, 0).await.unwrap());
     assert!(store.release(grant, 1).await.unwrap());
     assert!(!store.release(grant, 1).await.unwrap());
     let holding = store.holding(grant).await.unwrap().unwrap();
     assert_eq!((holding.grant.attempted_at, holding.lease_until), (None, None));
-    assert_eq!(store.claim(grant, 0, me(), NOW, at(20)).await.unwrap().unwrap().grant.fence, 2);
+    assert_eq!(store.claim(grant, 0, 1, me(), NOW, at(20)).await.unwrap().unwrap().grant.fence, 2);
     assert!(!store.release(grant, 1).await.unwrap());
 }
 
 async fn leases_are_voided_without_touching_fences(store: &Fixture) {
     let grant = ann(store).await;
     assert_eq!(store.void_leases().await.unwrap(), 0);
-    assert!(store.claim(grant, 0, me(), NOW, at(20)).await.unwrap().is_some());
+    assert!(store.claim(grant, 0, 0, me(), NOW, at(20)).await.unwrap().is_some());
     assert_eq!(store.void_leases().await.unwrap(), 1);
     let holding = store.holding(grant).await.unwrap().unwrap();
     assert_eq!((holding.lease_until, holding.grant.fence, holding.grant.attempted_at), (None, 1, Some(NOW)));
-    assert_eq!(store.claim(grant, 0, me(), NOW, at(20)).await.unwrap().unwrap().grant.fence, 2);
+    assert_eq!(store.claim(grant, 0, 1, me(), NOW, at(20)).await.unwrap().unwrap().grant.fence, 2);
 }
 
 async fn due_grants_are_claimed_oldest_first_up_to_the_limit(store: &Fixture) {

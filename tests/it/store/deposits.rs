@@ -1,5 +1,7 @@
 //! Deposits and their end: one live account an identity, one current grant an account.
 
+use std::time::Duration;
+
 use token_wallet::domain::account::AccountState;
 use token_wallet::domain::event::EventKind;
 use token_wallet::domain::flow::{FlowFailure, FlowState, Outcome};
@@ -17,6 +19,7 @@ on_both_engines! {
     two_deposits_over_one_account_leave_one_current_grant
     a_deposit_that_cannot_be_made_leaves_nothing
     an_account_unlinked_meanwhile_is_not_linked_again_by_its_id
+    unlinking_while_it_is_linked_again_leaves_no_grant_in_use
     unlinking_happens_once_and_frees_the_identity
     quarantine_takes_a_grant_out_of_use_once
 }
@@ -86,7 +89,7 @@ async fn two_users_who_link_one_identity_at_once_have_one_winner(store: &Fixture
     assert_eq!(store.number("SELECT COUNT(*) FROM users").await, 1);
     assert_eq!(store.number("SELECT COUNT(*) FROM grants").await, 1);
     assert_eq!(store.events(EventKind::AccountLinked).await, 1);
-    assert_eq!(store.parked_flows(100).await.unwrap().len(), 9);
+    assert_eq!(store.parked_flows(at(600), 100).await.unwrap().len(), 9);
 }
 
 async fn one_user_who_links_twice_at_once_has_one_account(store: &Fixture) {
@@ -142,7 +145,7 @@ async fn a_deposit_that_cannot_be_made_leaves_nothing(store: &Fixture) {
     // A flow that was failed, and one of another user.
     let failed = again(store, &first, true).await;
     let failure = FlowFailure::OutcomeUnknown;
-    assert!(store.fail_flow(failed.flow, FlowStep::Exchanged, failure, None, None, NOW).await.unwrap());
+    assert!(store.fail_flow(failed.flow, FlowStep::Exchanged, failure, None, NOW).await.unwrap());
     assert_eq!(store.deposit(&failed).await.unwrap(), Deposited::FlowGone);
     let bobs = store.exchanged(&user("bob"), provider).await;
     let with_bobs = Deposit { flow: bobs, ..again(store, &first, true).await };
@@ -167,10 +170,29 @@ async fn an_account_unlinked_meanwhile_is_not_linked_again_by_its_id(store: &Fix
     assert_eq!(store.account_by_subject(provider, "s").await.unwrap(), Some((anew.account, user("ann"))));
 }
 
+async fn unlinking_while_it_is_linked_again_leaves_no_grant_in_use(store: &Fixture) {
+    let provider = store.configured("acme").await;
+    for round in 0..40 {
+        let first = store.new_deposit(&user("ann"), provider, &format!("s{round}")).await;
+        assert_eq!(store.deposit(&first).await.unwrap(), Deposited::Done);
+        let second = again(store, &first, true).await;
+        let linking = tokio::spawn({
+            let store = (*store).clone();
+            async move { store.deposit(&second).await.unwrap() }
+        });
+        tokio::time::sleep(Duration::from_micros(100 * round)).await;
+        let unlinked = event(EventKind::AccountUnlinked, &user("ann"), provider);
+        assert!(store.unlink(first.account, &unlinked, at(1)).await.unwrap());
+        linking.await.unwrap();
+        let in_use = format!("SELECT COUNT(*) FROM grants WHERE account_id = '{}' AND is_current", first.account);
+        assert_eq!(store.number(&in_use).await, 0, "round {round}");
+    }
+}
+
 async fn unlinking_happens_once_and_frees_the_identity(store: &Fixture) {
     let provider = store.configured("acme").await;
     let (account, grant) = store.linked(&user("ann"), provider, "s").await;
-    let claim = store.claim(grant, 0, ReplicaId::new(NOW), NOW, at(20)).await.unwrap().unwrap();
+    let claim = store.claim(grant, 0, 0, ReplicaId::new(NOW), NOW, at(20)).await.unwrap().unwrap();
     let unlinked = |()| event(EventKind::AccountUnlinked, &user("ann"), provider).account(account);
     assert!(store.unlink(account, &unlinked(()), at(1)).await.unwrap());
     assert!(!store.unlink(account, &unlinked(()), at(2)).await.unwrap());
@@ -181,7 +203,7 @@ async fn unlinking_happens_once_and_frees_the_identity(store: &Fixture) {
     assert!(store.holding(grant).await.unwrap().is_none());
     assert_eq!(store.account_by_subject(provider, "s").await.unwrap(), None);
     // Nobody refreshes it any more, but who was at it still holds the lease.
-    assert!(store.claim(grant, 0, ReplicaId::new(NOW), at(90), at(99)).await.unwrap().is_none());
+    assert!(store.claim(grant, 0, 1, ReplicaId::new(NOW), at(90), at(99)).await.unwrap().is_none());
     let leased = format!("SELECT COUNT(*) FROM grants WHERE id = '{grant}' AND lease_until IS NOT NULL");
     assert_eq!((claim.grant.fence, store.number(&leased).await), (1, 1));
 
@@ -202,5 +224,5 @@ async fn quarantine_takes_a_grant_out_of_use_once(store: &Fixture) {
     assert_eq!((row.state, row.state_reason.as_deref()), (AccountState::Quarantined, Some("unopenable")));
     assert_eq!(store.account(other).await.unwrap().unwrap().state, AccountState::Active);
     assert_eq!(store.holding(grant).await.unwrap().unwrap().grant.state, GrantState::Quarantined);
-    assert!(store.claim(grant, 0, ReplicaId::new(NOW), NOW, at(20)).await.unwrap().is_none());
+    assert!(store.claim(grant, 0, 0, ReplicaId::new(NOW), NOW, at(20)).await.unwrap().is_none());
 }

@@ -54,7 +54,7 @@ async fn a_provider_in_use_is_not_deleted(store: &Fixture) {
     let flow = new_flow(&user("ann"), provider);
     assert!(store.start_flow(&flow, &unique_hash(flow.id), None).await.unwrap());
     assert_eq!(store.delete_provider(&slug("acme"), NOW).await.unwrap(), DeleteProvider::InUse);
-    assert!(store.fail_flow(flow.id, FlowStep::Started, FlowFailure::Cancelled, None, None, NOW).await.unwrap());
+    assert!(store.fail_flow(flow.id, FlowStep::Started, FlowFailure::Cancelled, None, NOW).await.unwrap());
 
     let (account, _) = store.linked(&user("ann"), provider, "s").await;
     assert_eq!(store.delete_provider(&slug("acme"), NOW).await.unwrap(), DeleteProvider::InUse);

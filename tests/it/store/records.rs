@@ -42,9 +42,13 @@ impl Ann {
 
     /// The next claim, by whom it may be: leases are 20 s, so each is taken 20 s after the one before.
     async fn claim(&self, store: &Fixture, number: i64) -> Claim {
-        let judged = store.holding(self.grant).await.unwrap().unwrap().grant.access_generation;
+        let judged = store.holding(self.grant).await.unwrap().unwrap().grant;
         let now = at(20 * number);
-        store.claim(self.grant, judged, ReplicaId::new(NOW), now, at(20 * number + 20)).await.unwrap().unwrap()
+        store
+            .claim(self.grant, judged.access_generation, judged.fence, ReplicaId::new(NOW), now, at(20 * number + 20))
+            .await
+            .unwrap()
+            .unwrap()
     }
 
     fn change(&self, fence: i64, outcome: Outcome, kind: EventKind) -> GrantChange {
@@ -165,7 +169,7 @@ async fn two_refusals_end_account_and_grant_with_one_event(store: &Fixture) {
     assert_eq!(ann.account_state(store).await, ended);
     let grant = store.holding(ann.grant).await.unwrap().unwrap().grant;
     assert_eq!((grant.state, grant.freshness.due_at), (GrantState::Dead, None));
-    assert!(store.claim(ann.grant, 0, ReplicaId::new(NOW), at(900), at(920)).await.unwrap().is_none());
+    assert!(store.claim(ann.grant, 0, 2, ReplicaId::new(NOW), at(900), at(920)).await.unwrap().is_none());
     // Said again, it is not told again.
     assert_eq!(ann.verdict(store, 2, GrantState::Dead, 0).await, Recorded::Stored(GrantState::Dead));
     assert_eq!(store.events(EventKind::AccountReauthorizationRequired).await, 1);

@@ -1,346 +1,67 @@
-//! The wallet as the built binary in a process of its own, which can be killed and started again, against a sandbox in
-//! this one. Its clock is the machine's.
+//! The built binary as a child process: run to its end, or started, called and ended.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Output};
-use std::time::Duration;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
 
-use reqwest::{Client as Http, Url};
 use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
-use token_wallet::config::StoreUrl;
-use token_wallet::proto::v1;
-use token_wallet::proto::v1::api_client_service_client::ApiClientServiceClient;
-use token_wallet::proto::v1::complete_link_request::Proof;
-use token_wallet::proto::v1::external_account_service_client::ExternalAccountServiceClient;
-use token_wallet::proto::v1::provider_service_client::ProviderServiceClient;
-use token_wallet::proto::v1::redirect_url_service_client::RedirectUrlServiceClient;
-use token_wallet::proto::v1::wallet_service_client::WalletServiceClient;
-use token_wallet::sandbox::{self, DEFAULT_CLIENT_ID, Endpoint, Options, Request, Sandbox};
-use token_wallet::vault::RootKey;
-use tonic::Status;
-use tonic::transport::Channel;
+use serde_json::Value;
 
-use super::browser;
-use super::database::Database;
-use super::harness::{APP_URL, Engine, Key, Keyed};
-use super::postgres::{self, TestDatabase};
-use crate::cli::{Running, binary, text};
+/// `dev` on free ports.
+pub const DEV: [&str; 8] =
+    ["dev", "--json", "--grpc-addr", "127.0.0.1:0", "--web-addr", "127.0.0.1:0", "--ops-addr", "127.0.0.1:0"];
 
-/// The database's password, where the test server asks for none and so takes any.
-pub const DATABASE_PASSWORD: &str = "canary-database/password+\"8Zq<1";
+/// Where the built binary is.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_token-wallet");
 
-/// How long a process may take to start or end.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A wallet's files, its sandbox, and its process if one runs.
-pub struct Wallet {
-    pub sandbox: Sandbox,
-    pub http: Http,
-    /// Of the first API client.
-    pub key: String,
-    store: StoreUrl,
-    variables: Vec<(String, String)>,
-    folder: TempDir,
-    process: Option<Process>,
-    starts: usize,
-    _database: Option<TestDatabase>,
+/// The binary in `folder`, with nothing of the test's environment but `variables`.
+pub fn binary(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(BINARY);
+    command.current_dir(folder).env_clear().envs(variables.iter().copied()).args(arguments);
+    command
 }
 
-/// A running wallet.
-struct Process {
-    child: Running,
-    channel: Channel,
-    grpc: String,
-    web: String,
-    ops: String,
+/// Runs the binary to its end.
+pub fn run_in(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    binary(folder, arguments, variables).output().unwrap()
 }
 
-impl Wallet {
-    /// A new wallet on `engine`, not running, with its keyring and a first API client. `variables` go to every
-    /// process of it.
-    pub async fn new(engine: Engine, options: Options, variables: &[(&str, &str)]) -> Self {
-        let sandbox = sandbox::start(options).await.unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        RootKey::generate().write_new(&path("root.key")).unwrap();
-        std::fs::create_dir(path("logs")).unwrap();
-        let database = if engine == Engine::Postgres { Some(postgres::database().await) } else { None };
-        let url = match &database {
-            Some(database) => with_password(&database.url),
-            None => format!("sqlite:{}", path("data/wallet.db").display()),
-        };
-        std::fs::write(path("store.url"), &url).unwrap();
-        let text = |path: PathBuf| path.to_str().unwrap().to_owned();
-        let own = [
-            ("INSTANCE__KIND", "development".into()),
-            ("STORE__URL_FILE", text(path("store.url"))),
-            ("ROOT_KEY__SOURCE", "file".into()),
-            ("ROOT_KEY__FILE", text(path("root.key"))),
-            ("GRPC__ADDR", "127.0.0.1:0".into()),
-            ("WEB__ADDR", "127.0.0.1:0".into()),
-            ("OPS__ADDR", "127.0.0.1:0".into()),
-            ("SANDBOX__URL", sandbox.base_url()),
-        ];
-        let own = own.into_iter().map(|(name, value)| (format!("TOKEN_WALLET__{name}"), value));
-        let given = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        let mut wallet = Self {
-            sandbox,
-            http: browser::new(),
-            key: String::new(),
-            store: StoreUrl::parse(url).unwrap(),
-            variables: own.chain(given).collect(),
-            folder,
-            process: None,
-            starts: 0,
-            _database: database,
-        };
-        let made = wallet.run(&["keys", "init"], &[]);
-        assert!(made.status.success(), "{made:?}");
-        let made = wallet.run(&["clients", "create", "tests", "--bootstrap"], &[]);
-        assert!(made.status.success(), "{made:?}");
-        text_line(&made.stdout).clone_into(&mut wallet.key);
-        wallet
+pub fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// A child that does not outlive its test.
+pub struct Running(Child);
+
+impl Running {
+    /// Starts a command that prints one JSON line when it is ready, and waits for that line.
+    pub fn ready(mut command: Command) -> (Self, Value) {
+        let mut child = Self(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
+        let mut line = String::new();
+        BufReader::new(child.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        (child, serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}")))
     }
 
-    /// A running wallet with the provider `sandbox` and the redirect URL of the tests.
-    pub async fn running(engine: Engine, options: Options) -> Self {
-        let mut wallet = Self::new(engine, options, &[]).await;
-        wallet.start().await;
-        wallet.configure(sandbox::DEFAULT_CLIENT_SECRET).await;
-        wallet
+    /// Starts `dev` in `folder`, with `more` arguments.
+    pub fn dev(folder: &Path, more: &[&str]) -> (Self, Value) {
+        Self::ready(binary(folder, &[&DEV, more].concat(), &[]))
     }
 
-    /// The provider `sandbox` and the redirect URL of the tests.
-    pub async fn configure(&self, client_secret: &str) {
-        let request = v1::CreateProviderRequest {
-            slug: "sandbox".into(),
-            client_id: DEFAULT_CLIENT_ID.into(),
-            client_secret: client_secret.into(),
-            ..Default::default()
-        };
-        self.providers().create_provider(request).await.unwrap();
-        let request = v1::CreateRedirectUrlRequest { url: APP_URL.into(), ..Default::default() };
-        self.redirect_urls().create_redirect_url(request).await.unwrap();
+    /// Sends the signal; the exit code, which a killed process has none of.
+    pub fn end_by(mut self, signal: Signal) -> Option<i32> {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
+        self.0.wait().unwrap().code()
     }
 
-    /// Starts `serve` and waits until it is ready.
-    pub async fn start(&mut self) {
-        assert!(self.process.is_none());
-        self.starts += 1;
-        let log = |stream: &str| self.folder.path().join(format!("logs/{}.{stream}", self.starts));
-        let mut command = self.command(&["serve"], &[]);
-        command.stdout(File::create(log("stdout")).unwrap()).stderr(File::create(log("stderr")).unwrap());
-        let mut child = Running(command.spawn().unwrap());
-        let began = tokio::time::timeout(PATIENCE, async {
-            loop {
-                let told = std::fs::read_to_string(log("stderr")).unwrap();
-                if let Some(line) = told.lines().find(|line| line.contains("ready") && line.contains("grpc")) {
-                    break ["grpc", "web", "ops"].map(|listener| address(line, listener));
-                }
-                assert!(child.0.try_wait().unwrap().is_none(), "{told}");
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        });
-        let [grpc, web, ops] = began.await.unwrap();
-        let channel = Channel::from_shared(format!("http://{grpc}")).unwrap().connect_lazy();
-        self.process = Some(Process { child, channel, grpc, web, ops });
-    }
-
-    /// Sends SIGTERM and leaves the process to [`Self::end`].
-    pub fn terminate(&self) {
-        self.signal(Signal::TERM);
-    }
-
-    /// Ends the process at once, as `kill -9` does, and leaves it to [`Self::end`].
-    pub fn kill(&self) {
-        self.signal(Signal::KILL);
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.process().child.0), signal).unwrap();
-    }
-
-    /// Waits for the process to end.
-    pub async fn end(&mut self) -> ExitStatus {
-        let mut process = self.process.take().unwrap();
-        // A connection that is kept open would be waited for.
-        process.channel = Channel::from_static("http://127.0.0.1:1").connect_lazy();
-        let ended = tokio::time::timeout(PATIENCE, async {
-            loop {
-                if let Some(status) = process.child.0.try_wait().unwrap() {
-                    break status;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        });
-        ended.await.unwrap()
-    }
-
-    /// Runs another command of the binary with the wallet's configuration.
-    pub fn run(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-        self.command(arguments, variables).output().unwrap()
-    }
-
-    fn command(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
-        let mut command = binary(self.folder.path(), arguments, variables);
-        let own = self.variables.iter().filter(|(name, _)| !variables.iter().any(|(given, _)| given == name));
-        command.envs(own.map(|(name, value)| (name, value)));
-        command
-    }
-
-    fn process(&self) -> &Process {
-        self.process.as_ref().unwrap()
-    }
-
-    /// The folder with the wallet's own files: `data`, `logs`, `root.key`, `store.url`.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.process().child.0.id()
-    }
-
-    pub fn grpc(&self) -> &str {
-        &self.process().grpc
-    }
-
-    pub fn web(&self, path: &str) -> String {
-        format!("http://{}{path}", self.process().web)
-    }
-
-    pub fn ops(&self, path: &str) -> String {
-        format!("http://{}{path}", self.process().ops)
-    }
-
-    pub fn store(&self) -> &StoreUrl {
-        &self.store
-    }
-
-    pub async fn database(&self) -> Database {
-        Database::open(&self.store).await
-    }
-
-    pub fn channel(&self) -> Channel {
-        self.process().channel.clone()
-    }
-
-    fn keyed(&self) -> (Channel, Key) {
-        (self.channel(), Key::new(&self.key))
-    }
-
-    pub fn wallet(&self) -> WalletServiceClient<Keyed> {
-        let (channel, key) = self.keyed();
-        WalletServiceClient::with_interceptor(channel, key)
-    }
-
-    pub fn accounts(&self) -> ExternalAccountServiceClient<Keyed> {
-        let (channel, key) = self.keyed();
-        ExternalAccountServiceClient::with_interceptor(channel, key)
-    }
-
-    pub fn providers(&self) -> ProviderServiceClient<Keyed> {
-        let (channel, key) = self.keyed();
-        ProviderServiceClient::with_interceptor(channel, key)
-    }
-
-    pub fn redirect_urls(&self) -> RedirectUrlServiceClient<Keyed> {
-        let (channel, key) = self.keyed();
-        RedirectUrlServiceClient::with_interceptor(channel, key)
-    }
-
-    pub fn clients(&self) -> ApiClientServiceClient<Keyed> {
-        let (channel, key) = self.keyed();
-        ApiClientServiceClient::with_interceptor(channel, key)
-    }
-
-    /// A token of `user` at `provider`.
-    pub async fn get(&self, user: &str, provider: &str) -> Result<v1::GetAccessTokenResponse, Status> {
-        let request =
-            v1::GetAccessTokenRequest { user_id: user.into(), provider: provider.into(), ..Default::default() };
-        self.wallet().get_access_token(request).await.map(tonic::Response::into_inner)
-    }
-
-    /// The authorization URL of a link that ends at `redirect_url`.
-    pub async fn start_link(&self, user: &str, provider: &str, redirect_url: &str) -> Url {
-        let request = v1::StartLinkRequest {
-            user_id: user.into(),
-            provider: provider.into(),
-            redirect_url: redirect_url.into(),
-            ..Default::default()
-        };
-        let started = self.accounts().start_link(request).await.unwrap().into_inner();
-        started.authorization_url.parse().unwrap()
-    }
-
-    /// The provider's yes: the callback that the browser is sent to.
-    pub async fn approve(&self, authorization_url: Url, person: &str) -> Url {
-        let form = [("person", person), ("decision", "approve")];
-        browser::location(&self.http.post(authorization_url).form(&form).send().await.unwrap())
-    }
-
-    /// The ticket that a callback gives.
-    pub async fn ticket_of(&self, callback: Url) -> String {
-        let answer = self.http.get(callback).send().await.unwrap();
-        browser::parameter(&browser::location(&answer), "ticket").unwrap()
-    }
-
-    /// A link at the sandbox up to the ticket.
-    pub async fn ticket(&self, user: &str, person: &str) -> String {
-        let url = self.start_link(user, "sandbox", APP_URL).await;
-        self.ticket_of(self.approve(url, person).await).await
-    }
-
-    pub async fn complete(&self, user: &str, ticket: &str) -> Result<v1::CompleteLinkResponse, Status> {
-        let request = v1::CompleteLinkRequest { user_id: user.into(), proof: Some(Proof::Ticket(ticket.into())) };
-        self.accounts().complete_link(request).await.map(tonic::Response::into_inner)
-    }
-
-    /// A whole link of `user` to the sandbox's `person`.
-    pub async fn link(&self, user: &str, person: &str) -> v1::ExternalAccount {
-        let ticket = self.ticket(user, person).await;
-        self.complete(user, &ticket).await.unwrap().external_account.unwrap()
-    }
-
-    /// Makes the token at hand of each user whose id is `like` this two hours older.
-    pub async fn age(&self, like: &str) {
-        let sql = "UPDATE grants SET issued_at = issued_at - 7200000, due_at = 0 WHERE user_id LIKE";
-        assert!(self.database().await.execute(&format!("{sql} '{like}'")).await > 0);
-    }
-
-    /// Whether the sandbox's API accepts this access token now.
-    pub async fn is_accepted(&self, token: &str) -> bool {
-        let url = format!("{}/userinfo", self.sandbox.base_url());
-        self.http.get(url).bearer_auth(token).send().await.unwrap().status() == 200
-    }
-
-    /// The requests of this grant type that the sandbox has decided.
-    pub fn token_requests(&self, grant_type: &str) -> Vec<Request> {
-        let mut requests = self.sandbox.requests();
-        requests
-            .retain(|request| request.endpoint == Endpoint::Token && request.grant_type.as_deref() == Some(grant_type));
-        requests
+    /// Ends it as an operator would; it must end well.
+    pub fn end(self) {
+        assert_eq!(self.end_by(Signal::TERM), Some(0));
     }
 }
 
-/// The same database with a password, if there is none.
-fn with_password(url: &str) -> String {
-    let mut url = Url::parse(url).unwrap();
-    if url.password().is_none() {
-        url.set_password(Some(DATABASE_PASSWORD)).unwrap();
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
-    url.into()
-}
-
-/// A listener's address in a log line, whatever its format.
-fn address(line: &str, listener: &str) -> String {
-    let marks = [format!("{listener}="), format!("\"{listener}\":\"")];
-    let rest = marks.iter().find_map(|mark| line.split_once(mark.as_str())).unwrap().1;
-    rest.split([' ', '"']).next().unwrap().to_owned()
-}
-
-fn text_line(bytes: &[u8]) -> &str {
-    text(bytes).trim_end()
 }

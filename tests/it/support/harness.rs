@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use token_wallet::app::{self, App};
 use token_wallet::clock::{Clock, Hand, Timestamp};
 use token_wallet::config::{Config, Listeners, StoreUrl};
+use token_wallet::domain::instance::InstanceKind;
 use token_wallet::keys;
 use token_wallet::proto::v1;
 use token_wallet::proto::v1::api_client_service_client::ApiClientServiceClient;
@@ -82,6 +83,22 @@ impl Harness {
 
     /// On `engine`, with a sandbox of these options (its clock is the wallet's).
     pub async fn with(engine: Engine, options: Options) -> Self {
+        let harness = Self::bare(engine, options, |_| {}).await;
+        harness.configure().await;
+        harness
+    }
+
+    /// A production instance on `engine`, with nothing configured.
+    pub async fn production(engine: Engine) -> Self {
+        Self::bare(engine, Options::default(), |config| {
+            config.kind = InstanceKind::Production;
+            config.public_url = Some("https://wallet.example.com".parse().unwrap());
+            config.sandbox_url = None;
+        })
+        .await
+    }
+
+    async fn bare(engine: Engine, options: Options, change: impl FnOnce(&mut Config)) -> Self {
         let (clock, hand) = Clock::moved(BEGIN);
         let sandbox = sandbox::start(Options { clock: clock.clone(), ..options }).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -95,12 +112,13 @@ impl Harness {
         if let Some(database) = &database {
             config.store.url = StoreUrl::parse(database.url.clone()).unwrap();
         }
+        change(&mut config);
         write_root_key(folder.path());
         keys::init(&config, &clock).await.unwrap();
         let (_, key) = app::bootstrap_client(&config, "tests", &clock).await.unwrap();
         let app = App::start(config.clone(), clock.clone()).await.unwrap();
         let channel = channel(&app);
-        let harness = Self {
+        Self {
             app: Some(app),
             sandbox,
             config,
@@ -111,9 +129,7 @@ impl Harness {
             channel,
             _folder: folder,
             _database: database,
-        };
-        harness.configure().await;
-        harness
+        }
     }
 
     /// The provider and the redirect URL that the tests use.

@@ -7,3 +7,4 @@ pub mod database;
 pub mod harness;
 pub mod peer;
 pub mod postgres;
+pub mod service;
