@@ -1,19 +1,19 @@
 //! No secret leaves the wallet but by the answers that hand it out: a whole run of the real binary with everything
 //! logged, whose every trace is searched for planted canaries in every encoding (support/canary.rs).
 
+mod configurations;
+
 use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
 use prost::Message as _;
 use reqwest::{StatusCode, Url};
-use token_wallet::config::keys::KEYS;
 use token_wallet::proto::v1;
 use token_wallet::proto::v1::complete_link_request::Proof;
 use token_wallet::sandbox::{
     Client, DEFAULT_CLIENT_ID, ErrorFault, Faults, Options, Person, RedirectRule, TokenFaults, UserinfoFaults,
 };
-use token_wallet::vault::RootKey;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
@@ -32,8 +32,6 @@ const CLIENT_SECRET: &str = "canary\"client\\secret/+%<&> W7pQ\"x/9=";
 const PEER: &str = "canary-peer-3vNcX81b";
 /// What strangers send us.
 const STRANGER: &str = "canary-stranger-kL40zq7";
-/// In configurations, where it does not belong.
-const MISPLACED: &str = "canary-misplaced-0hYd2Ew";
 
 /// Each is a person of the sandbox as well.
 const USERS: [&str; 9] =
@@ -419,65 +417,6 @@ fn command_line(wallet: &Wallet, traces: &mut Traces) {
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         traces.output("wrong API key", &output);
     }
-}
-
-/// Configurations with a secret in the wrong place, and stores that do not let us in.
-#[test]
-fn an_error_in_the_configuration_never_tells_a_secret() {
-    let root_key = RootKey::generate().to_base64();
-    let folder = tempfile::tempdir().unwrap();
-    let mut traces = Traces::default();
-    let base = [
-        ("RUST_LOG", "trace"),
-        ("TOKEN_WALLET__PUBLIC_URL", "https://wallet.example.com"),
-        ("TOKEN_WALLET_ROOT_KEY", root_key.as_str()),
-    ];
-    let mut refused = |command: &str, key: &str, value: &str| {
-        let variable = format!("TOKEN_WALLET__{}", key.replace('.', "__").to_uppercase());
-        let command: Vec<_> = command.split(' ').collect();
-        let output = run_in(folder.path(), &command, &[&base[..], &[(&variable, value)]].concat());
-        assert!(matches!(output.status.code(), Some(1 | 78)), "{key}: {output:?}");
-        traces.output(&format!("{command:?} with {key}"), &output);
-    };
-    // No server has its socket there.
-    let store = format!("postgres://u:{MISPLACED}@localhost/d?host={}", folder.path().display());
-    for url in [
-        store.clone(),
-        format!("{store}&passwd={MISPLACED}&x={MISPLACED}"),
-        format!("{store}&sslmode={MISPLACED}"),
-        format!("postgres://u:{MISPLACED}@127.0.0.1:port/d"),
-        format!("mysql://u:{MISPLACED}@h/d"),
-        MISPLACED.to_owned(),
-    ] {
-        for command in ["serve", "migrate", "keys init"] {
-            refused(command, "store.url", &url);
-        }
-    }
-    // A secret as the value of each key; a path or a file that is not there may be named.
-    let paths = ["store.url", "store.url_file", "root_key.file", "bootstrap_admin_key_file"];
-    for key in KEYS.iter().filter(|key| !paths.contains(&key.path)) {
-        for secret in [MISPLACED, &format!("https://u:{MISPLACED}@h.example/?x={MISPLACED}#y"), &root_key] {
-            refused("serve", key.path, secret);
-        }
-    }
-    // Likely mistakes: the secret itself where the place of it belongs.
-    refused("serve", "store.url_file", &store);
-    for text in [
-        format!("store.url = \"{MISPLACED}"),
-        format!("store.url = {MISPLACED}"),
-        format!("public_url = 'https://h'\npublic_url = '{MISPLACED}'"),
-        format!("grpc = '{MISPLACED}'\nsecret = '{MISPLACED}'"),
-        format!("root_key = {{ source = 'file', file = '{}' }}", *root_key),
-        "root_key = { source = 'file', file = 'secret' }".to_owned(),
-    ] {
-        std::fs::write(folder.path().join("wrong.toml"), text).unwrap();
-        std::fs::write(folder.path().join("secret"), MISPLACED).unwrap();
-        let output = run_in(folder.path(), &["serve", "--config", "wrong.toml"], &base);
-        assert_eq!(output.status.code(), Some(78), "{output:?}");
-        traces.output("wrong.toml", &output);
-    }
-    let secrets = vec![Canary::new("misplaced", MISPLACED), Canary::new("root key", root_key.as_bytes())];
-    assert_none_found(&traces, secrets);
 }
 
 /// Every byte that the store keeps.
