@@ -19,7 +19,6 @@ use tonic::{Request, Response, Status};
 
 use crate::support::browser::parameter;
 use crate::support::canary::{Canary, Searcher};
-use crate::support::child::run_in;
 use crate::support::harness::{APP_URL, Engine, on_both_engines};
 use crate::support::peer::{Peer, Reply, answer, json};
 use crate::support::service::{DATABASE_PASSWORD, Wallet};

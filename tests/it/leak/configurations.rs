@@ -4,8 +4,8 @@ use token_wallet::config::keys::KEYS;
 use token_wallet::vault::RootKey;
 
 use super::{Traces, assert_none_found};
-use crate::cli::run_in;
 use crate::support::canary::Canary;
+use crate::support::child::run_in;
 
 /// Where it does not belong.
 const MISPLACED: &str = "canary-misplaced-0hYd2Ew";
