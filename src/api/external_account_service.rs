@@ -9,10 +9,11 @@ use crate::access::Caller;
 use crate::access::permit::{CompleteLink, ReadAccounts, StartLink, UnlinkAccounts};
 use crate::domain::error::Failure;
 use crate::domain::secret::Ticket;
-use crate::linking::{AccountQuery, LinkRequest, Proof};
+use crate::linking::{LinkRequest, Proof};
 use crate::proto::v1;
 use crate::proto::v1::complete_link_request::Proof as WireProof;
 use crate::proto::v1::external_account_service_server::ExternalAccountService;
+use crate::store::AccountFilter;
 
 #[tonic::async_trait]
 impl ExternalAccountService for Rooms {
@@ -109,14 +110,14 @@ impl Rooms {
     ) -> Result<v1::ListExternalAccountsResponse, Failure> {
         let permit = caller.may(ReadAccounts)?;
         let state = account::filter(request.state)?;
-        let filter = ["accounts", &request.user_id, &request.provider, &request.state.to_string()];
-        let page = Page::read(permit.client(), &filter, request.page_size, &request.page_token)?;
-        let query = AccountQuery {
+        let bound_to = ["accounts", &request.user_id, &request.provider, &request.state.to_string()];
+        let page = Page::read(permit.client(), &bound_to, request.page_size, &request.page_token)?;
+        let filter = AccountFilter {
             user: fields::optional(request.user_id).map(fields::user).transpose()?,
             provider: fields::optional(request.provider).map(fields::provider).transpose()?,
             state,
         };
-        let mut accounts = self.linking.accounts(&permit, &query, page.after()?, page.limit()).await?;
+        let mut accounts = self.linking.accounts(&permit, &filter, page.after()?, page.limit()).await?;
         let next_page_token = page.cut(&mut accounts, |account| account.row.id.to_string());
         let external_accounts = accounts.into_iter().map(account::account).collect();
         Ok(v1::ListExternalAccountsResponse { external_accounts, next_page_token })

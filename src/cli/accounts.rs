@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::remote::{PAGE_SIZE, Remote, Target};
-use super::{link, output};
+use super::{link, output, remote};
 use crate::proto::v1::external_account::State;
 use crate::proto::v1::{DeleteExternalAccountRequest, ExternalAccount, ListExternalAccountsRequest};
 
@@ -84,16 +84,12 @@ impl Unlink {
 
 /// All accounts that match, page by page.
 pub(super) async fn list(remote: &Remote, filter: ListExternalAccountsRequest) -> anyhow::Result<Vec<ExternalAccount>> {
-    let mut all = Vec::new();
-    let mut request = ListExternalAccountsRequest { page_size: PAGE_SIZE, ..filter };
-    loop {
-        let page = remote.accounts().list_external_accounts(request.clone()).await?.into_inner();
-        all.extend(page.external_accounts);
-        if page.next_page_token.is_empty() {
-            return Ok(all);
-        }
-        request.page_token = page.next_page_token;
-    }
+    remote::all(async |page_token| {
+        let request = ListExternalAccountsRequest { page_size: PAGE_SIZE, page_token, ..filter.clone() };
+        let page = remote.accounts().list_external_accounts(request).await?.into_inner();
+        Ok((page.external_accounts, page.next_page_token))
+    })
+    .await
 }
 
 /// The account for programs.

@@ -6,7 +6,7 @@ use anyhow::{Context as _, anyhow};
 use serde_json::{Value, json};
 
 use super::remote::{PAGE_SIZE, Target};
-use super::{ConfigArgs, output};
+use super::{ConfigArgs, output, remote};
 use crate::app;
 use crate::clock::Clock;
 use crate::proto::v1::{ApiClient, ApiKeyInfo, CreateApiClientRequest, DeleteApiClientRequest, ListApiClientsRequest};
@@ -99,16 +99,12 @@ impl Create {
 impl List {
     async fn run(self) -> anyhow::Result<()> {
         let remote = self.target.remote()?;
-        let mut all = Vec::new();
-        let mut request = ListApiClientsRequest { page_size: PAGE_SIZE, ..ListApiClientsRequest::default() };
-        loop {
-            let page = remote.clients().list_api_clients(request.clone()).await?.into_inner();
-            all.extend(page.api_clients);
-            if page.next_page_token.is_empty() {
-                break;
-            }
-            request.page_token = page.next_page_token;
-        }
+        let all = remote::all(async |page_token| {
+            let request = ListApiClientsRequest { page_size: PAGE_SIZE, page_token };
+            let page = remote.clients().list_api_clients(request).await?.into_inner();
+            Ok((page.api_clients, page.next_page_token))
+        })
+        .await?;
         if self.json {
             return Ok(output::json(&all.iter().map(to_json).collect())?);
         }

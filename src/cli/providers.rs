@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use super::remote::{PAGE_SIZE, Target};
-use super::{output, secret};
+use super::remote::{PAGE_SIZE, Remote, Target};
+use super::{output, remote, secret};
 use crate::proto::v1::{
     CreateProviderRequest, DeleteProviderRequest, GetProviderRequest, ListProvidersRequest, Provider, ProviderEndpoints,
 };
@@ -181,17 +181,7 @@ impl Endpoints {
 
 impl List {
     async fn run(self) -> anyhow::Result<()> {
-        let remote = self.target.remote()?;
-        let mut all = Vec::new();
-        let mut request = ListProvidersRequest { page_size: PAGE_SIZE, ..ListProvidersRequest::default() };
-        loop {
-            let page = remote.providers().list_providers(request.clone()).await?.into_inner();
-            all.extend(page.providers);
-            if page.next_page_token.is_empty() {
-                break;
-            }
-            request.page_token = page.next_page_token;
-        }
+        let all = all(&self.target.remote()?).await?;
         if self.json {
             return Ok(output::json(&all.iter().map(to_json).collect())?);
         }
@@ -242,6 +232,16 @@ impl Delete {
         output::note("deleted");
         Ok(())
     }
+}
+
+/// All providers, page by page.
+pub(super) async fn all(remote: &Remote) -> anyhow::Result<Vec<Provider>> {
+    remote::all(async |page_token| {
+        let request = ListProvidersRequest { page_size: PAGE_SIZE, page_token };
+        let page = remote.providers().list_providers(request).await?.into_inner();
+        Ok((page.providers, page.next_page_token))
+    })
+    .await
 }
 
 fn to_json(provider: &Provider) -> Value {

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::output;
 use super::remote::{PAGE_SIZE, Target};
+use super::{output, remote};
 use crate::proto::v1::{CreateRedirectUrlRequest, DeleteRedirectUrlRequest, ListRedirectUrlsRequest, RedirectUrl};
 
 /// Allow, list and take back the URLs that flows may send browsers to.
@@ -83,16 +83,12 @@ impl Create {
 impl List {
     async fn run(self) -> anyhow::Result<()> {
         let remote = self.target.remote()?;
-        let mut all = Vec::new();
-        let mut request = ListRedirectUrlsRequest { page_size: PAGE_SIZE, ..ListRedirectUrlsRequest::default() };
-        loop {
-            let page = remote.redirect_urls().list_redirect_urls(request.clone()).await?.into_inner();
-            all.extend(page.redirect_urls);
-            if page.next_page_token.is_empty() {
-                break;
-            }
-            request.page_token = page.next_page_token;
-        }
+        let all = remote::all(async |page_token| {
+            let request = ListRedirectUrlsRequest { page_size: PAGE_SIZE, page_token };
+            let page = remote.redirect_urls().list_redirect_urls(request).await?.into_inner();
+            Ok((page.redirect_urls, page.next_page_token))
+        })
+        .await?;
         if self.json {
             return Ok(output::json(&all.iter().map(to_json).collect())?);
         }

@@ -159,6 +159,21 @@ impl fmt::Display for Explanation {
     }
 }
 
+/// A whole list: `page` fetches what a page token stands for, with the token of the page after it.
+pub(super) async fn all<T>(
+    mut page: impl AsyncFnMut(String) -> anyhow::Result<(Vec<T>, String)>,
+) -> anyhow::Result<Vec<T>> {
+    let (mut items, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let (more, next) = page(page_token).await?;
+        items.extend(more);
+        if next.is_empty() {
+            return Ok(items);
+        }
+        page_token = next;
+    }
+}
+
 /// What `error` means, if it is a wallet's answer, or the want of one.
 pub(super) fn explain(error: &anyhow::Error) -> Option<Explanation> {
     let status = error.downcast_ref::<Status>()?;

@@ -15,6 +15,9 @@ pub const ASSUMED_LIFETIME: Duration = Duration::from_hours(1);
 /// Tokens that live shorter than this are refreshed ahead only while somebody asks for them.
 pub const SHORT_LIFETIME: Duration = Duration::from_mins(2);
 
+/// As good as for ever, and far from where arithmetic stops.
+const ALWAYS: Duration = Duration::from_hours(24 * 365 * 100);
+
 /// How far a stored time may lie on the wrong side of now before the clock is taken to be at fault.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
 
@@ -87,9 +90,6 @@ pub fn ahead_for(lifetime: Option<Duration>, ahead: Duration) -> Duration {
         _ => ahead,
     }
 }
-
-/// Longer than any deployment: a century.
-const ALWAYS: Duration = Duration::from_hours(24 * 36_525);
 
 fn first_retry(lifetime: Duration) -> Duration {
     Duration::from_secs(5).min(lifetime / 10)

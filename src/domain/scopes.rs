@@ -1,7 +1,8 @@
 //! Scopes: what a grant may do (RFC 6749 section 3.3).
 
 /// Scopes in the order they were given, each once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(from = "Vec<String>")]
 pub struct Scopes(Vec<String>);
 
 /// The text is not a scope (RFC 6749 section 3.3: printable ASCII without space, quote and backslash; at most 256
@@ -46,6 +47,18 @@ impl Scopes {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+impl From<Vec<String>> for Scopes {
+    fn from(scopes: Vec<String>) -> Self {
+        scopes.into_iter().collect()
+    }
+}
+
+impl From<Scopes> for Vec<String> {
+    fn from(scopes: Scopes) -> Self {
+        scopes.0
     }
 }
 

@@ -2,12 +2,10 @@
 
 use super::Linking;
 use crate::access::permit::{Permit, ReadAccounts, UnlinkAccounts};
-use crate::domain::account::AccountState;
 use crate::domain::error::Failure;
 use crate::domain::event::{Event, EventKind};
 use crate::domain::ids::AccountId;
-use crate::domain::provider::{Profile, Slug};
-use crate::domain::user::UserId;
+use crate::domain::provider::Profile;
 use crate::store::{AccountFilter, AccountRow};
 use crate::vault::Owner;
 
@@ -17,17 +15,6 @@ pub struct Account {
     pub row: AccountRow,
     /// Who it is; empty if the stored profile does not open.
     pub profile: Profile,
-}
-
-/// Which accounts to list. Unset filters match all.
-#[derive(Clone, Debug, Default)]
-pub struct AccountQuery {
-    /// Only this user's.
-    pub user: Option<UserId>,
-    /// Only those at this provider.
-    pub provider: Option<Slug>,
-    /// Only those in this state; unset: all but the unlinked ones.
-    pub state: Option<AccountState>,
 }
 
 impl Linking {
@@ -40,12 +27,11 @@ impl Linking {
     pub async fn accounts(
         &self,
         _permit: &Permit<ReadAccounts>,
-        query: &AccountQuery,
+        filter: &AccountFilter,
         after: Option<AccountId>,
         limit: u32,
     ) -> Result<Vec<Account>, Failure> {
-        let AccountQuery { user, provider, state } = query.clone();
-        let rows = self.0.store.list_accounts(&AccountFilter { user, provider, state }, after, limit).await?;
+        let rows = self.0.store.list_accounts(filter, after, limit).await?;
         Ok(rows.into_iter().map(|row| self.open(row)).collect())
     }
 

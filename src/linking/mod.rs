@@ -19,26 +19,14 @@ use crate::store::Store;
 use crate::vault::Vault;
 use crate::wallet::{FlowIds, Wallet};
 
-pub use accounts::{Account, AccountQuery};
+pub use accounts::Account;
 pub use complete::{Linked, Proof};
 pub use receive::{Callback, Received};
 pub use start::{LinkRequest, StartedLink};
 
 /// Runs flows and keeps accounts. Cheap to clone.
 #[derive(Clone)]
-pub struct Linking(Arc<Inner>);
-
-struct Inner {
-    store: Store,
-    vault: Arc<Vault>,
-    registry: Arc<Registry>,
-    wallet: Wallet,
-    clock: Clock,
-    kind: InstanceKind,
-    replica: ReplicaId,
-    /// Work that goes on when its callers leave.
-    tasks: TaskTracker,
-}
+pub struct Linking(Arc<Parts>);
 
 /// What linking stands on.
 pub struct Parts {
@@ -63,7 +51,6 @@ pub struct Parts {
 impl Linking {
     /// Over its parts.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, vault, registry, wallet, clock, kind, replica, tasks } = parts;
-        Self(Arc::new(Inner { store, vault, registry, wallet, clock, kind, replica, tasks }))
+        Self(Arc::new(parts))
     }
 }

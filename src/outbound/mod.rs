@@ -11,7 +11,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{HeaderMap, HeaderName, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use url::Url;
 use zeroize::Zeroizing;
 
@@ -57,8 +57,6 @@ pub struct Outbound {
 pub struct Response {
     /// The status code.
     pub status: u16,
-    /// `Content-Type`, if it is text.
-    pub content_type: Option<String>,
     /// `Retry-After` (RFC 9110 section 10.2.3), as it was written.
     pub retry_after: Option<String>,
     /// `WWW-Authenticate` (RFC 6750 section 3), as it was written.
@@ -171,14 +169,14 @@ impl Outbound {
         let response = self.client.execute(request).await.map_err(|error| unanswered(&error))?;
         let status = response.status();
         let headers = response.headers();
-        let (content_type, retry_after) = (header(headers, &CONTENT_TYPE), header(headers, &RETRY_AFTER));
-        let (www_authenticate, location) = (header(headers, &WWW_AUTHENTICATE), header(headers, &LOCATION));
+        let [retry_after, www_authenticate, location] =
+            [RETRY_AFTER, WWW_AUTHENTICATE, LOCATION].map(|name| header(headers, &name));
         let body = match self.read(response).await {
             Ok(body) => body,
             Err(_) if !status.is_success() => Zeroizing::default(),
             Err(why) => return Err(OutboundError::Sent(why)),
         };
-        Ok(Response { status: status.as_u16(), content_type, retry_after, www_authenticate, location, body })
+        Ok(Response { status: status.as_u16(), retry_after, www_authenticate, location, body })
     }
 
     async fn read(&self, mut response: reqwest::Response) -> Result<Zeroizing<Vec<u8>>, Unanswered> {

@@ -86,7 +86,7 @@ pub(crate) mod tests {
 
     pub(crate) fn response(status: u16, body: &str) -> Response {
         let body = zeroize::Zeroizing::new(body.as_bytes().to_vec());
-        Response { status, content_type: None, retry_after: None, www_authenticate: None, location: None, body }
+        Response { status, retry_after: None, www_authenticate: None, location: None, body }
     }
 
     fn refused(code: &str) -> Verdict {

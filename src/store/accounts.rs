@@ -47,14 +47,14 @@ pub struct AccountRow {
     pub issued_at: Option<Timestamp>,
 }
 
-/// Which accounts to list.
+/// Which accounts to list. Unset filters match all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AccountFilter {
     /// Of this user.
     pub user: Option<UserId>,
     /// At this provider.
     pub provider: Option<Slug>,
-    /// In this state; unset, all but unlinked ones.
+    /// In this state; unset: all but the unlinked ones.
     pub state: Option<AccountState>,
 }
 
@@ -144,8 +144,8 @@ fn account(row: &Row) -> Result<AccountRow, StoreError> {
     if row.get::<Option<String>>("g_id")?.is_some() {
         let cells = row.of("grants", "g_", "id")?;
         let freshness = freshness(&cells)?;
-        account.granted_scopes = cells.json::<Vec<String>>("scopes")?.into_iter().collect();
-        account.requested_scopes = cells.json::<Vec<String>>("requested_scopes")?.into_iter().collect();
+        account.granted_scopes = cells.json("scopes")?;
+        account.requested_scopes = cells.json("requested_scopes")?;
         account.refreshable = cells.get::<Option<i64>>("refresh_generation")?.is_some();
         account.expires_at = freshness.expires_at();
         account.issued_at = Some(freshness.issued_at);

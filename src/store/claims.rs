@@ -19,37 +19,37 @@ pub struct Claim {
     pub refresh_token: Sealed<RefreshToken>,
 }
 
-/// A grant that can be refreshed and that nobody is refreshing; `$2` is now.
+/// A grant that can be refreshed and that nobody is refreshing; `$1` is now.
 macro_rules! claimable {
     () => {
         "is_current AND state IN ('active', 'suspect') AND refresh_token IS NOT NULL
-         AND (lease_until IS NULL OR lease_until <= $2)"
+         AND (lease_until IS NULL OR lease_until <= $1)"
     };
 }
 
 /// The second of these is what the index of due grants holds; the first two imply it.
 macro_rules! due {
     () => {
-        " AND due_at <= $2 AND ahead_until > $2 AND due_at < ahead_until "
+        " AND due_at <= $1 AND ahead_until > $1 AND due_at < ahead_until "
     };
 }
 
 statements! {
     CLAIM {
-        "UPDATE grants SET fence = fence + 1, lease_owner = $3, lease_until = $4, attempted_at = $2
-         WHERE id = $1 AND access_generation = $5 AND fence = $6 AND " claimable!()
+        "UPDATE grants SET fence = fence + 1, lease_owner = $3, lease_until = $4, attempted_at = $1
+         WHERE id = $2 AND access_generation = $5 AND fence = $6 AND " claimable!()
         " RETURNING " grant_columns!() ", grants.refresh_token AS g_refresh_token"
     }
     CLAIM_DUE {
-        "WITH due AS MATERIALIZED (SELECT id FROM grants WHERE provider_id = $1 AND " claimable!() due!()
+        "WITH due AS MATERIALIZED (SELECT id FROM grants WHERE provider_id = $2 AND " claimable!() due!()
         "ORDER BY due_at LIMIT $5" [pg " FOR UPDATE SKIP LOCKED"] ")
-         UPDATE grants SET fence = fence + 1, lease_owner = $3, lease_until = $4, attempted_at = $2
+         UPDATE grants SET fence = fence + 1, lease_owner = $3, lease_until = $4, attempted_at = $1
          FROM due WHERE grants.id = due.id
          RETURNING " grant_columns!() ", grants.refresh_token AS g_refresh_token"
     }
     PROVIDERS_DUE {
         "SELECT p.id FROM providers p WHERE p.deleted_at IS NULL AND EXISTS (
-            SELECT 1 FROM grants WHERE provider_id = p.id AND $1 = $1 AND " claimable!() due!() ") ORDER BY p.id"
+            SELECT 1 FROM grants WHERE provider_id = p.id AND " claimable!() due!() ") ORDER BY p.id"
     }
     // The fence stays raised: numbers are not used twice.
     RELEASE {
@@ -72,7 +72,7 @@ impl Store {
         now: Timestamp,
         lease_until: Timestamp,
     ) -> Result<Option<Claim>, StoreError> {
-        let rows = self.db.change(&CLAIM, args![id, now, by, lease_until, judged, fence]).await?;
+        let rows = self.db.change(&CLAIM, args![now, id, by, lease_until, judged, fence]).await?;
         rows.first().map(claim).transpose()
     }
 
@@ -85,7 +85,7 @@ impl Store {
         now: Timestamp,
         lease_until: Timestamp,
     ) -> Result<Vec<Claim>, StoreError> {
-        let rows = self.db.change(&CLAIM_DUE, args![provider, now, by, lease_until, limit]).await?;
+        let rows = self.db.change(&CLAIM_DUE, args![now, provider, by, lease_until, limit]).await?;
         let mut claims = rows.iter().map(claim).collect::<Result<Vec<_>, _>>()?;
         // RETURNING has no order.
         claims.sort_by_key(|claim| claim.grant.freshness.due_at);
@@ -94,7 +94,7 @@ impl Store {
 
     /// The providers with a grant that [`Self::claim_due`] would claim.
     pub async fn providers_due(&self, now: Timestamp) -> Result<Vec<ProviderId>, StoreError> {
-        let rows = self.db.all(&PROVIDERS_DUE, args![now, now]).await?;
+        let rows = self.db.all(&PROVIDERS_DUE, args![now]).await?;
         rows.iter().map(|row| row.of("providers", "", "id")?.parse("id")).collect()
     }
 

@@ -120,7 +120,7 @@ impl Store {
             flow.provider,
             flow.redirect_url.as_ref().map(RedirectUrl::as_str),
             flow.redirect_uri.as_str(),
-            to_json(flow.scopes.iter().collect::<Vec<_>>())?,
+            to_json(&flow.scopes)?,
             state_hash,
             verifier,
             flow.created_at,
@@ -263,7 +263,7 @@ fn flow(row: &Row) -> Result<Flow, StoreError> {
         redirect_url: cells
             .read_opt("redirect_url", |text| RedirectUrl::parse(text, InstanceKind::Development).ok())?,
         redirect_uri: cells.get("redirect_uri")?,
-        scopes: cells.json::<Vec<String>>("scopes")?.into_iter().collect(),
+        scopes: cells.json("scopes")?,
         created_at: cells.time("created_at")?,
         expires_at: cells.time("expires_at")?,
         ended_at: cells.time_opt("ended_at")?,

@@ -91,7 +91,7 @@ pub(super) fn grant(row: &Row) -> Result<Grant, StoreError> {
         state: cells.read("state", GrantState::parse)?,
         freshness: freshness(&cells)?,
         token_type: cells.get("token_type")?,
-        scopes: cells.json::<Vec<String>>("scopes")?.into_iter().collect(),
+        scopes: cells.json("scopes")?,
         access_generation: cells.get("access_generation")?,
         refresh_generation: cells.get("refresh_generation")?,
         fence: cells.get("fence")?,

@@ -132,7 +132,7 @@ impl Store {
             provider.catalog_entry.as_str(),
             provider.display_name.as_deref(),
             provider.client_id.as_str(),
-            to_json(provider.additional_scopes.iter().collect::<Vec<_>>())?,
+            to_json(&provider.additional_scopes)?,
             endpoints.as_deref(),
             provider.created_at,
         ];
@@ -193,7 +193,7 @@ fn gather(rows: &[Row]) -> Result<Vec<ProviderRow>, StoreError> {
                 catalog_entry: cells.get("catalog_entry")?,
                 display_name: cells.get("display_name")?,
                 client_id: cells.get("client_id")?,
-                additional_scopes: cells.json::<Vec<String>>("additional_scopes")?.into_iter().collect(),
+                additional_scopes: cells.json("additional_scopes")?,
                 endpoints: cells.read_opt("endpoints", |text| serde_json::from_str(text).ok())?,
                 created_at: cells.time("created_at")?,
                 secrets: Vec::new(),

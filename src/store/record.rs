@@ -114,7 +114,7 @@ impl Store {
         let GrantChange { grant, account, fence, .. } = *change;
         match &change.outcome {
             Outcome::Refreshed { access_token, refresh_token, token_type, scopes, metadata, freshness } => {
-                let scopes = scopes.as_ref().map(|scopes| to_json(scopes.iter().collect::<Vec<_>>())).transpose()?;
+                let scopes = scopes.as_ref().map(to_json).transpose()?;
                 let metadata = if metadata.is_empty() { None } else { Some(to_json(metadata)?) };
                 let (lifetime, assumed) = lifetime_columns(freshness.lifetime);
                 let values = args![

@@ -218,8 +218,8 @@ impl Cells<'_> {
 }
 
 /// JSON of a value that always has some: a list or a map of texts.
-pub(super) fn to_json<T: serde::Serialize>(value: T) -> Result<String, StoreError> {
-    serde_json::to_string(&value).map_err(|error| StoreError::Other(error.to_string()))
+pub(super) fn to_json<T: serde::Serialize>(value: &T) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|error| StoreError::Other(error.to_string()))
 }
 
 impl<'a> From<&'a str> for Value<'a> {

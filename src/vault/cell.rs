@@ -10,6 +10,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::envelope::Fields;
 use crate::domain::provider::{Lifetime, Profile, TokenAnswer};
+use crate::domain::scopes::Scopes;
 use crate::domain::secret::{AccessToken, AuthorizationCode, ClientSecret, PkceVerifier, RefreshToken};
 
 /// A column, as `table.column`. A ciphertext opens in the column that it was sealed for and in no other.
@@ -93,7 +94,7 @@ struct ParkedAnswer {
     /// Milliseconds; none if it does not expire.
     lifetime: Option<u64>,
     lifetime_assumed: bool,
-    scopes: Option<Vec<String>>,
+    scopes: Option<Scopes>,
     metadata: BTreeMap<String, String>,
 }
 
@@ -108,7 +109,7 @@ impl Cell for TokenAnswer {
             token_type: self.token_type.clone(),
             lifetime: self.lifetime.span().map(millis),
             lifetime_assumed: matches!(self.lifetime, Lifetime::Assumed(_)),
-            scopes: self.scopes.as_ref().map(|scopes| scopes.iter().map(str::to_owned).collect()),
+            scopes: self.scopes.clone(),
             metadata: self.metadata.clone(),
         })
     }
@@ -124,7 +125,7 @@ impl Cell for TokenAnswer {
                 Some(span) => Lifetime::Stated(span),
                 None => Lifetime::Endless,
             },
-            scopes: parked.scopes.map(|scopes| scopes.into_iter().collect()),
+            scopes: parked.scopes,
             metadata: parked.metadata,
         })
     }

@@ -91,7 +91,7 @@ on_both_engines! {
         assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
         let mut reflection = ServerReflectionClient::new(harness.channel());
         let asked = ServerReflectionRequest { host: "x".repeat(65 * 1024), message_request: Some(MessageRequest::ListServices(String::new())) };
-        let answered = match reflection.server_reflection_info(tokio_stream::iter([asked])).await {
+        let answered = match reflection.server_reflection_info(futures_util::stream::iter([asked])).await {
             Ok(answers) => matches!(answers.into_inner().message().await, Ok(Some(_))),
             Err(_) => false,
         };

@@ -1,10 +1,10 @@
 //! The command line as a person or a script meets it: the built binary, its output and its exit codes.
 
-use std::io::{BufRead as _, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Output;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
+
+use super::support::child::{Running, binary, run_in, text};
 
 /// Each command with words that its help must have.
 const COMMANDS: [(&str, &[&str]); 30] = [
@@ -40,23 +40,8 @@ const COMMANDS: [(&str, &[&str]); 30] = [
     ("help token get", &["--min-ttl"]),
 ];
 
-/// The binary in `folder`, with nothing of the test's environment but `variables`.
-pub(crate) fn binary(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_token-wallet"));
-    command.current_dir(folder).env_clear().envs(variables.iter().copied()).args(arguments);
-    command
-}
-
-pub(crate) fn run_in(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    binary(folder, arguments, variables).output().unwrap()
-}
-
 fn run(arguments: &[&str]) -> Output {
     run_in(tempfile::tempdir().unwrap().path(), arguments, &[])
-}
-
-pub(crate) fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
 }
 
 #[test]
@@ -157,27 +142,13 @@ fn the_key_of_dev_goes_to_dev_only() {
     assert!(text(&elsewhere.stderr).contains("no API key"), "{elsewhere:?}");
 }
 
-/// A child that does not outlive its test.
-pub(crate) struct Running(pub(crate) Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn the_sandbox_says_where_it_is_and_ends_with_0_when_told_to() {
     let folder = tempfile::tempdir().unwrap();
     for signal in [Signal::TERM, Signal::INT] {
-        let mut command = binary(folder.path(), &["sandbox", "--addr", "127.0.0.1:0", "--json"], &[]);
-        let mut sandbox = Running(command.stdout(Stdio::piped()).spawn().unwrap());
-        let mut line = String::new();
-        BufReader::new(sandbox.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
-        assert!(ready["sandbox"].as_str().unwrap().starts_with("http://127.0.0.1:"), "{line}");
-        kill_process(Pid::from_child(&sandbox.0), signal).unwrap();
-        assert_eq!(sandbox.0.wait().unwrap().code(), Some(0), "{signal:?}");
+        let command = binary(folder.path(), &["sandbox", "--addr", "127.0.0.1:0", "--json"], &[]);
+        let (sandbox, ready) = Running::ready(command);
+        assert!(ready["sandbox"].as_str().unwrap().starts_with("http://127.0.0.1:"), "{ready}");
+        assert_eq!(sandbox.end_by(signal), Some(0), "{signal:?}");
     }
 }

@@ -1,32 +1,13 @@
 //! `dev` and the commands on a store, through the built binary: start, call, stop, start again; what refuses to start.
 
-use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::Stdio;
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::cli::{Running, binary, run_in, text};
-
-const DEV: [&str; 8] =
-    ["dev", "--json", "--grpc-addr", "127.0.0.1:0", "--web-addr", "127.0.0.1:0", "--ops-addr", "127.0.0.1:0"];
+use super::support::child::{DEV, Running, run_in, text};
 
 /// A root key that nobody uses, in base64.
 const ROOT_KEY: &str = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
-
-/// Starts `dev` and waits for its one line.
-fn dev(folder: &Path) -> (Running, Value) {
-    let mut child = Running(binary(folder, &DEV, &[]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
-    let mut line = String::new();
-    BufReader::new(child.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    (child, serde_json::from_str(&line).unwrap())
-}
-
-fn end(mut dev: Running) {
-    kill_process(Pid::from_child(&dev.0), Signal::TERM).unwrap();
-    assert_eq!(dev.0.wait().unwrap().code(), Some(0));
-}
 
 fn json(folder: &Path, arguments: &[&str]) -> Value {
     let output = run_in(folder, arguments, &[]);
@@ -38,7 +19,7 @@ fn json(folder: &Path, arguments: &[&str]) -> Value {
 fn dev_links_demo_and_a_second_start_keeps_everything() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let (first, ready) = dev(folder);
+    let (first, ready) = Running::dev(folder, &[]);
     let mut keys: Vec<_> = ready.as_object().unwrap().keys().map(String::as_str).collect();
     keys.sort_unstable();
     assert_eq!(keys, ["api_key", "grpc", "ops", "sandbox", "web"]);
@@ -48,20 +29,20 @@ fn dev_links_demo_and_a_second_start_keeps_everything() {
     assert_eq!((accounts[0]["state"].as_str(), accounts[0]["refreshable"].as_bool()), (Some("active"), Some(true)));
     let twin = run_in(folder, &DEV, &[]);
     assert!(text(&twin.stderr).contains("another `token-wallet dev` runs on .token-wallet"), "{twin:?}");
-    end(first);
+    first.end();
 
-    let (second, again) = dev(folder);
+    let (second, again) = Running::dev(folder, &[]);
     assert_eq!((&again["api_key"], &again["sandbox"]), (&ready["api_key"], &ready["sandbox"]));
     assert_eq!(json(folder, &["accounts", "list", "--json"])[0]["id"], accounts[0]["id"]);
     assert_eq!(json(folder, &["accounts", "list", "--json"]).as_array().unwrap().len(), 1);
     assert_eq!(json(folder, &["clients", "list", "--json"]).as_array().unwrap().len(), 1);
-    end(second);
+    second.end();
 }
 
 #[test]
 fn a_development_store_never_starts_as_production() {
     let folder = tempfile::tempdir().unwrap();
-    end(dev(folder.path()).0);
+    Running::dev(folder.path(), &[]).0.end();
     let store = [
         ("TOKEN_WALLET__PUBLIC_URL", "https://wallet.example.com"),
         ("TOKEN_WALLET__STORE__URL", "sqlite:.token-wallet/wallet.db"),

@@ -68,7 +68,7 @@ on_both_engines! {
 
     async fn reflection_is_open_in_development_and_needs_a_key_in_production(engine) {
         let development = Harness::start(engine).await;
-        assert_eq!(services(development.channel()).await.unwrap(), 7, "ours, health and reflection itself");
+        assert_eq!(services(development.channel()).await.unwrap(), 8, "ours, health and both versions of reflection itself");
         let production = Harness::production(engine).await;
         assert_eq!(services(production.channel()).await.unwrap_err().code(), Code::Unauthenticated);
     }
@@ -103,7 +103,7 @@ async fn services(channel: Channel) -> Result<usize, tonic::Status> {
         message_request: Some(MessageRequest::ListServices(String::new())),
     };
     let mut client = ServerReflectionClient::new(channel);
-    let mut answers = client.server_reflection_info(tokio_stream::iter([ask])).await?.into_inner();
+    let mut answers = client.server_reflection_info(futures_util::stream::iter([ask])).await?.into_inner();
     match answers.message().await?.and_then(|answer| answer.message_response) {
         Some(MessageResponse::ListServicesResponse(list)) => Ok(list.service.len()),
         other => panic!("{other:?}"),

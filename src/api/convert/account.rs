@@ -9,7 +9,6 @@ use crate::proto::v1::external_account::State;
 
 pub(in crate::api) fn account(account: Account) -> v1::ExternalAccount {
     let Account { row, profile } = account;
-    let strings = |scopes: &crate::domain::scopes::Scopes| scopes.iter().map(str::to_owned).collect();
     v1::ExternalAccount {
         id: row.id.to_string(),
         user_id: row.user.to_string(),
@@ -23,8 +22,8 @@ pub(in crate::api) fn account(account: Account) -> v1::ExternalAccount {
             email: profile.email.unwrap_or_default(),
             avatar_url: profile.avatar_url.unwrap_or_default(),
         }),
-        granted_scopes: strings(&row.granted_scopes),
-        requested_scopes: strings(&row.requested_scopes),
+        granted_scopes: row.granted_scopes.into(),
+        requested_scopes: row.requested_scopes.into(),
         refreshable: row.refreshable,
         expire_time: row.expires_at.map(fields::moment),
         last_refresh_time: row.issued_at.map(fields::moment),

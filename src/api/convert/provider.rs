@@ -21,7 +21,6 @@ pub(in crate::api) fn new(request: v1::CreateProviderRequest) -> Result<NewProvi
 
 pub(in crate::api) fn provider(provider: Provider) -> v1::Provider {
     let base_scopes = provider.base_scopes();
-    let strings = |scopes: &crate::domain::scopes::Scopes| scopes.iter().map(str::to_owned).collect();
     v1::Provider {
         id: provider.id.to_string(),
         slug: provider.slug.to_string(),
@@ -29,8 +28,8 @@ pub(in crate::api) fn provider(provider: Provider) -> v1::Provider {
         display_name: provider.display_name,
         client_id: provider.client_id,
         redirect_uri: provider.redirect_uri,
-        base_scopes: strings(&base_scopes),
-        additional_scopes: strings(&provider.additional_scopes),
+        base_scopes: base_scopes.into(),
+        additional_scopes: provider.additional_scopes.into(),
         endpoints: Some(v1::ProviderEndpoints {
             authorization_url: provider.endpoints.authorization_url.into(),
             token_url: provider.endpoints.token_url.into(),

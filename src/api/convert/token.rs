@@ -23,7 +23,7 @@ pub(in crate::api) fn answer(provider: &Slug, handout: Handout) -> v1::GetAccess
         access_token: handout.access_token.expose().to_owned(),
         token_type: handout.token_type,
         expire_time: handout.expires_at.map(fields::moment),
-        scopes: handout.scopes.iter().map(str::to_owned).collect(),
+        scopes: handout.scopes.into(),
         external_account_id: handout.account.to_string(),
         provider: provider.to_string(),
         provider_account_id: handout.subject,
