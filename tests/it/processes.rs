@@ -142,6 +142,9 @@ on_both_engines! {
         wallet.sandbox.set_faults(Faults { userinfo, ..Faults::default() });
         complete_and_kill(&mut wallet, &ticket).await;
         wallet.sandbox.release();
+        // Long enough ago that nobody can be at it any more.
+        let aged = "UPDATE flows SET claimed_at = claimed_at - 60000 WHERE state = 'exchanged'";
+        assert_eq!(wallet.database().await.execute(aged).await, 1);
         wallet.start().await;
         // Nobody asks for it: the next process finds the parked answer by itself.
         until("the link is finished", async || wallet.get("u", "sandbox").await.is_ok()).await;
@@ -150,7 +153,7 @@ on_both_engines! {
         assert_eq!(wallet.token_requests("authorization_code").len(), 1);
     }
 
-    async fn s8_told_to_stop_with_50_refreshes_under_way_it_stores_them_all(engine) {
+    async fn s8_told_to_stop_with_50_refreshes_wanted_it_stores_those_it_began_and_begins_no_other(engine) {
         const USERS: usize = 50;
         let people = (0..USERS).map(|n| Person::named(&format!("p{n}"))).collect();
         let mut wallet = Wallet::running(engine, Options { people, ..graceful() }).await;
@@ -172,20 +175,28 @@ on_both_engines! {
             wallet.sandbox.release();
         };
         let (answers, ()) = tokio::join!(gets, stopping);
+        let mut served = 0;
         for answer in answers {
-            assert!(wallet.is_accepted(&answer.unwrap().access_token).await);
+            match answer {
+                Ok(token) => {
+                    assert!(wallet.is_accepted(&token.access_token).await);
+                    served += 1;
+                }
+                Err(told) => assert_eq!(told.code(), tonic::Code::Unavailable, "{told}"),
+            }
         }
+        assert_eq!(served, 16, "those that were under way");
         assert_eq!(wallet.end().await.code(), Some(0));
-        let requests = wallet.token_requests("refresh_token");
-        let presented: std::collections::BTreeSet<_> =
-            requests.iter().map(|request| request.presented.refresh_token.clone()).collect();
-        assert_eq!((requests.len(), presented.len()), (USERS, USERS), "each once");
+        assert_eq!(wallet.token_requests("refresh_token").len(), 16);
         let held = "SELECT COUNT(*) FROM grants WHERE lease_until IS NOT NULL";
         assert_eq!(wallet.database().await.number(held).await, 0);
         wallet.start().await;
         for n in 0..USERS {
             assert!(wallet.is_accepted(&wallet.get(&format!("p{n}"), "sandbox").await.unwrap().access_token).await);
         }
-        assert_eq!(wallet.token_requests("refresh_token").len(), USERS, "what was stored is served");
+        let requests = wallet.token_requests("refresh_token");
+        let presented: std::collections::BTreeSet<_> =
+            requests.iter().map(|request| request.presented.refresh_token.clone()).collect();
+        assert_eq!((requests.len(), presented.len()), (USERS, USERS), "each once; what was stored is served");
     }
 }
