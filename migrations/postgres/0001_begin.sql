@@ -114,6 +114,8 @@ CREATE TABLE grants (
     ahead_until        BIGINT  NOT NULL,
     attempts           BIGINT  NOT NULL,
     attempted_at       BIGINT,
+    -- Before this nobody causes an attempt, not even a caller who waits.
+    retry_not_before   BIGINT,
     -- Claims are counted by fence; an answer is stored only over an older one.
     fence              BIGINT  NOT NULL,
     committed_fence    BIGINT  NOT NULL,

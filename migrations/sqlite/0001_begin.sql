@@ -113,6 +113,8 @@ CREATE TABLE grants (
     ahead_until        INTEGER NOT NULL,
     attempts           INTEGER NOT NULL,
     attempted_at       INTEGER,
+    -- Before this nobody causes an attempt, not even a caller who waits.
+    retry_not_before   INTEGER,
     -- Claims are counted by fence; an answer is stored only over an older one.
     fence              INTEGER NOT NULL,
     committed_fence    INTEGER NOT NULL,

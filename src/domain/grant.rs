@@ -89,6 +89,9 @@ pub struct Grant {
     pub attempted_at: Option<Timestamp>,
     /// Attempts in a row that failed.
     pub attempts: u32,
+    /// Before this nobody causes an attempt, not even a caller who waits: the provider asked for it, or the last
+    /// attempt may still have been heard, or a refusal is to be confirmed.
+    pub retry_not_before: Option<Timestamp>,
     /// Until when the sweep refreshes it ahead; later its next get waits for one refresh.
     pub ahead_until: Timestamp,
 }
@@ -218,14 +221,9 @@ impl Grant {
 
     /// Until when callers do not cause an attempt, if the last one failed a moment ago.
     fn wait_until(&self, now: Timestamp) -> Option<Timestamp> {
-        let at = match (self.state, self.attempted_at) {
-            (GrantState::Suspect, _) => self.freshness.due_at?,
-            (_, Some(attempted_at)) if self.attempts > 0 => {
-                attempted_at.plus(policy::retry_for_waiting(self.freshness.span()))
-            }
-            _ => return None,
-        };
-        (at > now).then_some(at)
+        let attempted_at = self.attempted_at.filter(|_| self.attempts > 0);
+        let again_at = attempted_at.map(|at| at.plus(policy::retry_for_waiting(self.freshness.span())));
+        again_at.max(self.retry_not_before).filter(|at| *at > now)
     }
 
     /// What the provider's refusal makes of this grant: suspect at first, dead when confirmed.
@@ -236,12 +234,11 @@ impl Grant {
         }
     }
 
-    /// When to try again after a failure that says nothing about the grant. A suspect one stays suspect.
-    pub fn deferred(&self, now: Timestamp, after: Option<Duration>, spread: f64) -> Timestamp {
+    /// When the sweep tries again after a failure that says nothing about the grant, not before `earliest`. A suspect
+    /// one stays suspect.
+    pub fn deferred(&self, now: Timestamp, earliest: Option<Timestamp>, spread: f64) -> Timestamp {
         let retry = policy::retry_at(now, self.freshness.span(), self.lives(now), self.attempts + 1, spread);
-        // An absurd Retry-After must not put a grant out of use for days.
-        let asked = after.map(|after| now.plus(after.min(Duration::from_mins(15))));
-        asked.map_or(retry, |asked| asked.max(retry))
+        earliest.map_or(retry, |earliest| earliest.max(retry))
     }
 }
 
@@ -273,6 +270,7 @@ mod tests {
             committed_fence: 0,
             attempted_at: None,
             attempts: 0,
+            retry_not_before: None,
             ahead_until: NOW,
         }
     }
@@ -342,7 +340,7 @@ mod tests {
         let mut grant = hour(3_700);
         let (state, due_at) = grant.refused(NOW);
         assert_eq!((state, due_at), (GrantState::Suspect, Some(NOW.plus(Duration::from_secs(5)))));
-        (grant.state, grant.freshness.due_at) = (state, due_at);
+        (grant.state, grant.retry_not_before) = (state, due_at);
         assert_eq!(grant.serve(&Need::default(), NOW), Serve::Refuse(Refusal::Wait(NOW.plus(Duration::from_secs(5)))));
         assert_eq!(grant.refused(NOW), (GrantState::Dead, None));
     }
@@ -359,10 +357,14 @@ mod tests {
     }
 
     #[test]
-    fn a_provider_that_asks_to_wait_is_waited_for_within_reason() {
-        let wait = |after| hour(3_000).deferred(NOW, after, 0.0).since(NOW);
-        assert_eq!(wait(Some(Duration::from_secs(40))), Duration::from_secs(40));
-        assert_eq!(wait(Some(Duration::MAX)), Duration::from_mins(15));
-        assert!(wait(None) <= Duration::from_secs(5));
+    fn nobody_asks_before_the_earliest_time() {
+        let earliest = NOW.plus(Duration::from_secs(40));
+        assert_eq!(hour(3_000).deferred(NOW, Some(earliest), 0.0), earliest);
+        assert!(hour(3_000).deferred(NOW, None, 0.0).since(NOW) <= Duration::from_secs(5));
+        let mut grant = hour(3_590);
+        (grant.attempts, grant.attempted_at, grant.retry_not_before) = (1, Some(NOW), Some(earliest));
+        let later = NOW.plus(Duration::from_secs(6));
+        assert_eq!(grant.serve(&Need::default(), later), Serve::Refuse(Refusal::Wait(earliest)));
+        assert_eq!(grant.serve(&Need::default(), earliest), Serve::AfterRefresh { stale_will_do: false });
     }
 }

@@ -39,7 +39,7 @@ macro_rules! grant_columns {
          grants.lifetime_assumed AS g_lifetime_assumed, grants.due_at AS g_due_at, grants.token_type AS g_token_type,
          grants.scopes AS g_scopes, grants.access_generation AS g_access_generation,
          grants.refresh_generation AS g_refresh_generation, grants.fence AS g_fence, grants.committed_fence AS g_committed_fence,
-         grants.attempted_at AS g_attempted_at, grants.attempts AS g_attempts, grants.ahead_until AS g_ahead_until"
+         grants.attempted_at AS g_attempted_at, grants.retry_not_before AS g_retry_not_before, grants.attempts AS g_attempts, grants.ahead_until AS g_ahead_until"
     };
 }
 
@@ -98,6 +98,7 @@ pub(super) fn grant(row: &Row) -> Result<Grant, StoreError> {
         committed_fence: cells.get("committed_fence")?,
         attempted_at: cells.time_opt("attempted_at")?,
         attempts: cells.count("attempts")?,
+        retry_not_before: cells.time_opt("retry_not_before")?,
         ahead_until: cells.time("ahead_until")?,
     })
 }

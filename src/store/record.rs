@@ -56,6 +56,8 @@ pub enum Outcome {
         state: GrantState,
         /// When the next attempt is due; `None` if none is.
         due_at: Option<Timestamp>,
+        /// Before this nobody causes an attempt, not even a caller who waits.
+        retry_not_before: Option<Timestamp>,
         /// Why the account needs a new consent, if it does.
         reason: Option<String>,
         /// The committed fence that the claim saw.
@@ -78,7 +80,7 @@ macro_rules! write_tokens {
             refresh_token = COALESCE($5, refresh_token),
             refresh_generation = CASE WHEN $5 IS NULL THEN refresh_generation ELSE $3 END,
             token_type = $6, scopes = COALESCE($7, scopes), metadata = COALESCE($8, metadata),
-            issued_at = $9, lifetime = $10, lifetime_assumed = $11, due_at = $12, attempts = 0,
+            issued_at = $9, lifetime = $10, lifetime_assumed = $11, due_at = $12, attempts = 0, retry_not_before = NULL,
             attempted_at = CASE WHEN fence = $3 THEN NULL ELSE attempted_at END,
             lease_owner = CASE WHEN fence = $3 THEN NULL ELSE lease_owner END,
             lease_until = CASE WHEN fence = $3 THEN NULL ELSE lease_until END,
@@ -93,7 +95,7 @@ statements! {
     REVIVED { write_tokens!() "RETURNING id, state" }
     VERDICT {
         "UPDATE grants SET attempts = attempts + 1, lease_owner = NULL, lease_until = NULL,
-            due_at = CASE WHEN state IN ('active', 'suspect') THEN $6 ELSE due_at END,
+            due_at = CASE WHEN state IN ('active', 'suspect') THEN $6 ELSE due_at END, retry_not_before = $7,
             state = CASE WHEN state IN ('active', 'suspect') THEN $5 ELSE state END
          WHERE id = $1 AND account_id = $2 AND fence = $3 AND committed_fence = $4
          RETURNING id, state"
@@ -133,8 +135,8 @@ impl Store {
                 ];
                 self.record_tokens(change, values).await
             }
-            Outcome::Verdict { state, due_at, reason, committed_fence } => {
-                let values = args![grant, account, fence, *committed_fence, state.as_str(), *due_at];
+            Outcome::Verdict { state, due_at, retry_not_before, reason, committed_fence } => {
+                let values = args![grant, account, fence, *committed_fence, state.as_str(), *due_at, *retry_not_before];
                 if *state == GrantState::Dead {
                     return self.record_death(change, values, reason.as_deref()).await;
                 }

@@ -136,6 +136,7 @@ impl Wallet {
             committed_fence: 0,
             attempted_at: None,
             attempts: 0,
+            retry_not_before: None,
             ahead_until,
         };
         let ids = Ids::of(&grant);

@@ -12,30 +12,27 @@ impl Inner {
     /// The change to store, and what waiting callers are told.
     pub(super) fn verdict(&self, grant: &Grant, verdict: Verdict) -> (GrantChange, Failure) {
         let now = self.clock.now();
+        let spread = spread();
         let unavailable =
             |until: crate::clock::Timestamp| Failure::ProviderUnavailable { retry_after: until.since(now) };
-        let deferred = |after| grant.deferred(now, after, spread());
+        let retry_not_before = match &verdict {
+            Verdict::Refused(_) => grant.refused(now).1,
+            Verdict::Later { after } => after.map(|after| now.plus(after)),
+            // The provider may have acted: nobody asks before the lease would have run out.
+            Verdict::Unknown => Some(now.plus(policy::LEASE)),
+            Verdict::Misconfigured(_) => None,
+        };
+        let deferred = grant.deferred(now, retry_not_before, spread);
         let (state, due_at, reason, failure) = match verdict {
             Verdict::Refused(code) => match grant.refused(now) {
-                (GrantState::Dead, _) => (GrantState::Dead, None, Some(code), Failure::ReauthorizationRequired),
-                (state, due_at) => {
-                    let failure = due_at.map_or(Failure::ReauthorizationRequired, unavailable);
-                    (state, due_at, Some(code), failure)
-                }
+                (state, Some(due_at)) => (state, Some(due_at), Some(code), unavailable(due_at)),
+                (state, None) => (state, None, Some(code), Failure::ReauthorizationRequired),
             },
             Verdict::Misconfigured(code) => {
                 tracing::error!(provider = %grant.provider, code, "the provider does not accept the client credentials");
-                (grant.state, Some(deferred(None)), Some(code), Failure::ProviderMisconfigured)
+                (grant.state, Some(deferred), Some(code), Failure::ProviderMisconfigured)
             }
-            Verdict::Later { after } => {
-                let due_at = deferred(after);
-                (grant.state, Some(due_at), None, unavailable(due_at))
-            }
-            // The provider may have acted: nobody else asks before the lease would have run out.
-            Verdict::Unknown => {
-                let due_at = deferred(Some(policy::LEASE));
-                (grant.state, Some(due_at), None, unavailable(due_at))
-            }
+            Verdict::Later { .. } | Verdict::Unknown => (grant.state, Some(deferred), None, unavailable(deferred)),
         };
         let event = (state == GrantState::Dead).then(|| {
             tracing::info!(grant = %grant.id, account = %grant.account, "the provider ended a grant; the user must authorize again");
@@ -44,7 +41,8 @@ impl Inner {
                 .grant(grant.id)
                 .because(reason.as_deref().unwrap_or_default())
         });
-        let outcome = Outcome::Verdict { state, due_at, reason, committed_fence: grant.committed_fence };
+        let outcome =
+            Outcome::Verdict { state, due_at, retry_not_before, reason, committed_fence: grant.committed_fence };
         (GrantChange { grant: grant.id, account: grant.account, fence: grant.fence, outcome, event }, failure)
     }
 }

@@ -350,6 +350,22 @@ on_both_engines! {
         assert_eq!(harness.database().await.events().await, ["account.linked"]);
     }
 
+    async fn an_unreadable_answer_is_not_followed_by_another_request_within_the_lease(engine) {
+        let harness = Harness::with(engine, Options { rotation: Rotation::Grace(Duration::from_mins(5)), ..Options::default() }).await;
+        harness.link("u", "demo").await;
+        harness.pass(Duration::from_hours(2));
+        let unreadable = ExpiresInFault::Raw("}{".into());
+        harness.sandbox.set_faults(on_refresh(TokenFaults { expires_in: Some(unreadable), ..TokenFaults::default() }));
+        assert_eq!(reason(&harness.get("u").await.unwrap_err()), "PROVIDER_UNAVAILABLE");
+        harness.sandbox.set_faults(Faults::default());
+        harness.pass(Duration::from_secs(19));
+        assert_eq!(reason(&harness.get("u").await.unwrap_err()), "PROVIDER_UNAVAILABLE", "the provider may have acted");
+        assert_eq!(harness.refreshes().len(), 1);
+        harness.pass(Duration::from_secs(2));
+        assert!(harness.is_accepted(&harness.get("u").await.unwrap().access_token).await);
+        assert_eq!(harness.refreshes().len(), 2);
+    }
+
     async fn an_outage_ends_nothing_and_the_token_at_hand_is_served_while_it_lives(engine) {
         let harness = Harness::start(engine).await;
         harness.link("u", "demo").await;

@@ -69,8 +69,13 @@ async fn who_judged_before_another_attempt_must_judge_again(store: &Fixture) {
     let grant = ann(store).await;
     let judged = store.holding(grant).await.unwrap().unwrap().grant;
     let claim = store.claim(grant, 0, judged.fence, me(), NOW, at(20)).await.unwrap().unwrap();
-    let outcome =
-        Outcome::Verdict { state: GrantState::Suspect, due_at: Some(at(60)), reason: None, committed_fence: 0 };
+    let outcome = Outcome::Verdict {
+        state: GrantState::Suspect,
+        due_at: Some(at(60)),
+        retry_not_before: None,
+        reason: None,
+        committed_fence: 0,
+    };
     let change = GrantChange { grant, account: claim.grant.account, fence: claim.grant.fence, outcome, event: None };
     assert_eq!(store.record(&change).await.unwrap(), Recorded::Stored(GrantState::Suspect));
     assert_eq!(store.claim(grant, 0, judged.fence, me(), NOW, at(20)).await.unwrap(), None);

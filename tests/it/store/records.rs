@@ -62,7 +62,13 @@ impl Ann {
 
     async fn verdict(&self, store: &Fixture, fence: i64, state: GrantState, committed_fence: i64) -> Recorded {
         let due_at = (state != GrantState::Dead).then(|| at(500));
-        let outcome = Outcome::Verdict { state, due_at, reason: Some("invalid_grant".to_owned()), committed_fence };
+        let outcome = Outcome::Verdict {
+            state,
+            due_at,
+            retry_not_before: due_at,
+            reason: Some("invalid_grant".to_owned()),
+            committed_fence,
+        };
         let kind = EventKind::AccountReauthorizationRequired;
         let mut change = self.change(fence, outcome, kind);
         change.event = change.event.filter(|_| state == GrantState::Dead);
