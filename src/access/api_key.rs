@@ -7,7 +7,6 @@
 use std::fmt;
 
 use data_encoding::Specification;
-use sha2::{Digest as _, Sha256};
 use std::sync::LazyLock;
 
 use crate::clock::Timestamp;
@@ -59,7 +58,7 @@ pub(super) fn make(instance: &InstanceTag, id: ApiKeyId) -> (ApiKey, [u8; 32]) {
     let digits = id.trim_start_matches("key_");
     let body = zeroize::Zeroizing::new(format!("{PREFIX}_{instance}_{digits}_{}", *secret));
     let key = ApiKey::new(format!("{}{}", *body, crc(&body)));
-    (key, hash(&secret))
+    (key, random::hash(&secret))
 }
 
 /// Reads a key. It always answers, and always hashes, so that what is wrong with a key does not show in the time.
@@ -71,7 +70,7 @@ pub(super) fn read(text: &str, now: Timestamp) -> Presented {
         instance: InstanceTag(instance.to_owned()),
         well_formed: parts.is_some() && id.is_ok(),
         id: id.unwrap_or_else(|_| ApiKeyId::new(now)),
-        secret_hash: hash(secret),
+        secret_hash: random::hash(secret),
     }
 }
 
@@ -93,10 +92,6 @@ fn crc(body: &str) -> String {
 
 fn base32(bytes: &[u8]) -> String {
     BASE32.as_ref().map(|encoding| encoding.encode(bytes)).unwrap_or_default()
-}
-
-fn hash(secret: &str) -> [u8; 32] {
-    Sha256::digest(secret.as_bytes()).into()
 }
 
 #[cfg(test)]

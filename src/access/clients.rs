@@ -43,12 +43,12 @@ impl Access {
         Ok(self.store.list_api_clients(after, limit).await?)
     }
 
-    /// Removes an API client and its keys; removing one that is gone changes nothing.
+    /// Removes an API client and its keys. Again is fine for 30 days.
     pub async fn delete_client(&self, _permit: &Permit<ManageClients>, client: ApiClientId) -> Result<(), Failure> {
-        let removed = self.store.delete_api_client(client, self.clock.now()).await?;
-        if removed {
-            tracing::info!(%client, "removed an API client");
+        if !self.store.delete_api_client(client, self.clock.now()).await? {
+            return Err(Failure::ApiClientNotFound);
         }
+        tracing::info!(%client, "an API client is removed");
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use super::{Rooms, door, status};
 use crate::access::Caller;
 use crate::access::permit::{ManageProviders, ReadProviders};
 use crate::domain::error::Failure;
+use crate::domain::provider::Slug;
 use crate::proto::v1;
 use crate::proto::v1::provider_service_server::ProviderService;
 
@@ -74,7 +75,8 @@ impl Rooms {
     ) -> Result<v1::ListProvidersResponse, Failure> {
         let permit = caller.may(ReadProviders)?;
         let page = Page::read(permit.client(), &["providers"], request.page_size, &request.page_token)?;
-        let found = self.registry.list(&permit, page.after::<String>()?.as_deref(), page.size()).await?;
+        let after = page.after::<Slug>()?;
+        let found = self.registry.list(&permit, after.as_ref().map(Slug::as_str), page.size()).await?;
         let next_page_token = found.next.map(|slug| page.token(slug.as_str())).unwrap_or_default();
         let providers = found.providers.into_iter().map(provider::provider).collect();
         Ok(v1::ListProvidersResponse { providers, next_page_token })

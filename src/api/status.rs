@@ -66,6 +66,7 @@ const fn meaning(failure: &Failure) -> (Code, &'static str) {
         Failure::AccountNotFound => (Code::NotFound, "ACCOUNT_NOT_FOUND"),
         Failure::ProviderNotFound => (Code::NotFound, "PROVIDER_NOT_FOUND"),
         Failure::ApiClientNotFound => (Code::NotFound, "API_CLIENT_NOT_FOUND"),
+        Failure::RedirectUrlNotFound => (Code::NotFound, "REDIRECT_URL_NOT_FOUND"),
         Failure::ProviderExists => (Code::AlreadyExists, "PROVIDER_EXISTS"),
         Failure::ProviderInUse => (Code::FailedPrecondition, "PROVIDER_IN_USE"),
         Failure::SharedCredentialsInProduction => (Code::FailedPrecondition, "SHARED_CREDENTIALS_IN_PRODUCTION"),

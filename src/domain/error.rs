@@ -37,6 +37,9 @@ pub enum Failure {
     /// No such API client.
     #[error("there is no such API client")]
     ApiClientNotFound,
+    /// No such entry of the allow-list.
+    #[error("there is no such redirect URL")]
+    RedirectUrlNotFound,
     /// The slug is taken.
     #[error("a provider of this name exists")]
     ProviderExists,

@@ -37,14 +37,14 @@ impl Linking {
         Ok(self.0.store.list_redirect_urls(after, limit).await?)
     }
 
-    /// Takes a URL off the list; flows under way end there no more.
+    /// Takes a URL off the list; flows under way end there no more. Again is fine for 30 days.
     pub async fn forbid_redirect_url(
         &self,
         _permit: &Permit<ManageRedirectUrls>,
         id: RedirectUrlId,
     ) -> Result<(), Failure> {
-        self.0.store.delete_redirect_url(id, self.0.clock.now()).await?;
-        Ok(())
+        let gone = self.0.store.delete_redirect_url(id, self.0.clock.now()).await?;
+        if gone { Ok(()) } else { Err(Failure::RedirectUrlNotFound) }
     }
 
     /// Whether a flow of this client may end at `url`. In development, loopback needs no entry.
