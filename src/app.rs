@@ -41,7 +41,7 @@ pub enum StartError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A listener.
-    #[error("cannot listen on {address} ({listener}): {source}")]
+    #[error("cannot listen on {address} ({listener})")]
     Listen {
         /// Which one.
         listener: &'static str,

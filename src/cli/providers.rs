@@ -60,12 +60,12 @@ pub(super) struct Create {
     #[arg(long, value_name = "NAME")]
     display_name: Option<String>,
 
-    #[command(flatten)]
-    endpoints: Endpoints,
-
     /// Print JSON
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    endpoints: Endpoints,
 
     #[command(flatten)]
     target: Target,
@@ -73,7 +73,7 @@ pub(super) struct Create {
 
 /// Where a provider of the `oauth2` entry is reached.
 #[derive(clap::Args)]
-#[command(next_help_heading = "Endpoints (for --catalog-entry oauth2)")]
+#[command(next_help_heading = "Endpoints (for --catalog-entry oauth2, which needs the first three)")]
 struct Endpoints {
     /// The page that asks the user for consent
     #[arg(long, value_name = "URL")]

@@ -88,7 +88,11 @@ impl Target {
             // The key of `dev` goes to `dev` only.
             (None, None) => match dev {
                 Some(dev) if dev_addr.as_ref() == Some(&addr) => dev.api_key,
-                _ => bail!(
+                Some(_) => bail!(
+                    "no API key for {addr}: name its file with --api-key-file, or set {KEY_VARIABLE} (the key of \
+                     `token-wallet dev` goes to its own address alone)"
+                ),
+                None => bail!(
                     "no API key: name its file with --api-key-file, set {KEY_VARIABLE}, or call from the folder that \
                      `token-wallet dev` runs in"
                 ),

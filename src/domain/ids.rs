@@ -10,7 +10,7 @@ use crate::clock::Timestamp;
 
 /// The text is not an id of the expected type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a {0} id")]
+#[error("must be an id of the form {0}_…")]
 pub struct IdError(&'static str);
 
 /// Crockford's digits in `TypeID` order: no i, l, o, u.

@@ -216,7 +216,10 @@ impl Registry {
     fn own_endpoints(&self, new: &NewProvider, entry: &Entry) -> Result<Option<serde_json::Value>, Failure> {
         match (&new.endpoints, entry.wants_endpoints()) {
             (None, false) => Ok(None),
-            (None, true) => Err(Failure::field("endpoints", "must be given: the catalog does not know them")),
+            (None, true) => Err(Failure::field(
+                "endpoints",
+                "must be given (authorization, token and userinfo URL): the catalog does not know them",
+            )),
             (Some(_), false) => Err(Failure::field("endpoints", "must be unset: the catalog knows them")),
             (Some(endpoints), true) => {
                 endpoints.check(&self.wire.outbound)?;

@@ -173,7 +173,9 @@ impl Args {
         output::note(
             "\nReady. Ctrl-C ends it. Get a token with grpcurl, get one with this program, and link an account",
         );
-        output::note(format_args!("of user {GUEST:?} in a browser (within 10 minutes):\n"));
+        output::note(format_args!(
+            "of user {GUEST:?} in a browser (within 10 minutes; its last page shows the call that finishes the link):\n"
+        ));
         output::line(format_args!(
             "grpcurl -plaintext -H 'authorization: Bearer {key}' -d '{{\"user_id\": \"{USER}\", \"provider\": \
              \"{PROVIDER}\"}}' {} tokenwallet.v1.WalletService/GetAccessToken",
