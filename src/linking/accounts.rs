@@ -52,7 +52,7 @@ impl Linking {
 
     fn open(&self, row: AccountRow) -> Account {
         let (id, provider) = (row.id.to_string(), row.provider.to_string());
-        let owner = Owner { row: &id, account: &id, user: row.user.as_str(), provider: &provider, generation: 0 };
+        let owner = Owner::of_profile(&id, row.user.as_str(), &provider);
         let profile = self.0.vault.open_cell(&row.profile, &owner).unwrap_or_else(|error| {
             tracing::error!(account = %row.id, %error, "a stored profile does not open");
             Profile::default()

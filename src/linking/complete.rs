@@ -17,6 +17,9 @@ use crate::wallet::RedeemError;
 /// How often a call looks again when the flow moved on under it.
 const LOOKS: usize = 5;
 
+/// When a profile that could not be read is worth another try: the resume job's own pace.
+const PROFILE_RETRY: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// What the browser brought back.
 pub enum Proof {
     /// The ticket.
@@ -140,12 +143,11 @@ impl Linking {
                 Err(Failure::FlowOutcomeUnknown) => return self.told(flow.id).await,
                 outcome => return outcome,
             },
-            Err(Verdict::Later { after }) => {
-                let retry_after = after.unwrap_or(std::time::Duration::from_secs(5));
+            Err(Verdict::Later { after: Some(retry_after) }) => {
                 return Err(Failure::ProviderUnavailable { retry_after });
             }
-            Err(Verdict::Unknown) => {
-                return Err(Failure::ProviderUnavailable { retry_after: std::time::Duration::from_secs(5) });
+            Err(Verdict::Later { after: None } | Verdict::Unknown) => {
+                return Err(Failure::ProviderUnavailable { retry_after: PROFILE_RETRY });
             }
             Err(Verdict::Refused(code) | Verdict::Misconfigured(code)) => {
                 tracing::error!(flow = %flow.id, provider = %provider.slug, code, "the provider does not show the account's profile");

@@ -143,6 +143,13 @@ impl<T: JsonCell> Cell for T {
     }
 }
 
+impl<'a> Owner<'a> {
+    /// Of an account's profile: the row is the account's own.
+    pub const fn of_profile(account: &'a str, user: &'a str, provider: &'a str) -> Self {
+        Self { row: account, account, user, provider, generation: 0 }
+    }
+}
+
 impl Owner<'_> {
     /// What a value at `place` is bound to (format v1). This order is the format: it never changes.
     pub(super) fn binding(&self, instance: &str, place: Place) -> Fields {

@@ -173,7 +173,7 @@ impl Wallet {
 impl Ids {
     /// The owner of the account's own cell.
     fn profile(&self) -> Owner<'_> {
-        Owner { row: &self.account, account: &self.account, user: &self.user, provider: &self.provider, generation: 0 }
+        Owner::of_profile(&self.account, &self.user, &self.provider)
     }
 }
 
