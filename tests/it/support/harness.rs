@@ -61,6 +61,37 @@ impl Interceptor for Key {
 
 pub type Keyed = InterceptedService<Channel, Key>;
 
+/// Gives a type with `channel()` and the field `key` its clients: one way to call, in process or not.
+macro_rules! keyed_clients {
+    ($owner:ty) => {
+        impl $owner {
+            pub fn wallet(&self) -> WalletServiceClient<Keyed> {
+                WalletServiceClient::with_interceptor(self.channel(), Key::new(&self.key))
+            }
+
+            pub fn accounts(&self) -> ExternalAccountServiceClient<Keyed> {
+                ExternalAccountServiceClient::with_interceptor(self.channel(), Key::new(&self.key))
+            }
+
+            pub fn providers(&self) -> ProviderServiceClient<Keyed> {
+                ProviderServiceClient::with_interceptor(self.channel(), Key::new(&self.key))
+            }
+
+            pub fn redirect_urls(&self) -> RedirectUrlServiceClient<Keyed> {
+                RedirectUrlServiceClient::with_interceptor(self.channel(), Key::new(&self.key))
+            }
+
+            pub fn clients(&self) -> ApiClientServiceClient<Keyed> {
+                ApiClientServiceClient::with_interceptor(self.channel(), Key::new(&self.key))
+            }
+        }
+    };
+}
+
+pub(crate) use keyed_clients;
+
+keyed_clients!(Harness);
+
 /// A running wallet with a provider `sandbox`, and everything that a test does to it.
 pub struct Harness {
     app: Option<App>,
@@ -162,38 +193,9 @@ impl Harness {
         }
     }
 
-    fn keyed(&self) -> (Channel, Key) {
-        (self.channel.clone(), Key::new(&self.key))
-    }
-
-    pub fn wallet(&self) -> WalletServiceClient<Keyed> {
-        let (channel, key) = self.keyed();
-        WalletServiceClient::with_interceptor(channel, key)
-    }
-
-    pub fn accounts(&self) -> ExternalAccountServiceClient<Keyed> {
-        let (channel, key) = self.keyed();
-        ExternalAccountServiceClient::with_interceptor(channel, key)
-    }
-
     /// As another API client.
     pub fn accounts_as(&self, key: &str) -> ExternalAccountServiceClient<Keyed> {
         ExternalAccountServiceClient::with_interceptor(self.channel.clone(), Key::new(key))
-    }
-
-    pub fn providers(&self) -> ProviderServiceClient<Keyed> {
-        let (channel, key) = self.keyed();
-        ProviderServiceClient::with_interceptor(channel, key)
-    }
-
-    pub fn redirect_urls(&self) -> RedirectUrlServiceClient<Keyed> {
-        let (channel, key) = self.keyed();
-        RedirectUrlServiceClient::with_interceptor(channel, key)
-    }
-
-    pub fn clients(&self) -> ApiClientServiceClient<Keyed> {
-        let (channel, key) = self.keyed();
-        ApiClientServiceClient::with_interceptor(channel, key)
     }
 
     /// The gRPC channel without a key.

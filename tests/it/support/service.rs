@@ -25,7 +25,7 @@ use tonic::transport::Channel;
 use super::browser;
 use super::child::{Running, binary, text};
 use super::database::Database;
-use super::harness::{APP_URL, Engine, Key, Keyed};
+use super::harness::{APP_URL, Engine, Key, Keyed, keyed_clients};
 use super::postgres::{self, TestDatabase};
 
 /// The database's password, where the test server asks for none and so takes any.
@@ -56,6 +56,8 @@ struct Process {
     web: String,
     ops: String,
 }
+
+keyed_clients!(Wallet);
 
 impl Wallet {
     /// A new wallet on `engine`, not running, with its keyring and a first API client. `variables` go to every
@@ -225,35 +227,6 @@ impl Wallet {
 
     pub fn channel(&self) -> Channel {
         self.process().channel.clone()
-    }
-
-    fn keyed(&self) -> (Channel, Key) {
-        (self.channel(), Key::new(&self.key))
-    }
-
-    pub fn wallet(&self) -> WalletServiceClient<Keyed> {
-        let (channel, key) = self.keyed();
-        WalletServiceClient::with_interceptor(channel, key)
-    }
-
-    pub fn accounts(&self) -> ExternalAccountServiceClient<Keyed> {
-        let (channel, key) = self.keyed();
-        ExternalAccountServiceClient::with_interceptor(channel, key)
-    }
-
-    pub fn providers(&self) -> ProviderServiceClient<Keyed> {
-        let (channel, key) = self.keyed();
-        ProviderServiceClient::with_interceptor(channel, key)
-    }
-
-    pub fn redirect_urls(&self) -> RedirectUrlServiceClient<Keyed> {
-        let (channel, key) = self.keyed();
-        RedirectUrlServiceClient::with_interceptor(channel, key)
-    }
-
-    pub fn clients(&self) -> ApiClientServiceClient<Keyed> {
-        let (channel, key) = self.keyed();
-        ApiClientServiceClient::with_interceptor(channel, key)
     }
 
     /// A token of `user` at `provider`.
