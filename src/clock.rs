@@ -4,6 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use tokio::sync::watch;
+
+/// How long a wait for the machine's clock sleeps at most before it looks again.
+const LONGEST_NAP: Duration = Duration::from_secs(1);
+
 /// A moment in UTC, in whole milliseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
@@ -44,61 +49,112 @@ fn millis(span: Duration) -> i64 {
 }
 
 /// The one source of time. Cheap to clone; all clones tell the same time.
+///
+/// Business time never goes back while the process runs: a wall clock that is set back is outrun by the boot clock, one
+/// that is set forward is believed, since taking a token for older than it is harms nobody.
 #[derive(Clone, Debug)]
-pub struct Clock(Kind);
+pub struct Clock {
+    source: Source,
+    /// The greatest lead of the wall clock over the boot clock seen so far, in milliseconds.
+    lead: Arc<AtomicI64>,
+}
 
 #[derive(Clone, Debug)]
-enum Kind {
+enum Source {
     System,
-    Moved(Arc<AtomicI64>),
+    Moved(Arc<watch::Sender<Face>>),
+}
+
+/// What a moved clock shows.
+#[derive(Clone, Copy, Debug)]
+struct Face {
+    wall: Timestamp,
+    boot: Duration,
 }
 
 /// Moves the clock it was made with; see [`Clock::moved`].
 #[derive(Clone, Debug)]
-pub struct Hand(Arc<AtomicI64>);
+pub struct Hand(Arc<watch::Sender<Face>>);
 
 impl Clock {
     /// The machine's own clock.
-    pub const fn system() -> Self {
-        Self(Kind::System)
+    pub fn system() -> Self {
+        Self::of(Source::System)
     }
 
     /// A clock that stands at `at` until its [`Hand`] moves it.
     pub fn moved(at: Timestamp) -> (Self, Hand) {
-        let millis = Arc::new(AtomicI64::new(at.millis()));
-        (Self(Kind::Moved(Arc::clone(&millis))), Hand(millis))
+        let face = Arc::new(watch::Sender::new(Face { wall: at, boot: at.since(Timestamp(0)) }));
+        (Self::of(Source::Moved(Arc::clone(&face))), Hand(face))
     }
 
-    /// The wall clock: UTC, may step when the machine's clock is set.
+    /// The same clock as another process would read it: nothing is known of what it showed before.
+    #[must_use]
+    pub fn afresh(&self) -> Self {
+        Self::of(self.source.clone())
+    }
+
+    fn of(source: Source) -> Self {
+        Self { source, lead: Arc::new(AtomicI64::new(i64::MIN)) }
+    }
+
+    /// UTC as far as the wall clock can be believed; never earlier than at the last call.
     pub fn now(&self) -> Timestamp {
-        match &self.0 {
-            Kind::System => read(rustix::time::ClockId::Realtime),
-            Kind::Moved(at) => Timestamp(at.load(Ordering::SeqCst)),
+        // The wall first: what passes between the two readings must not make the lead greater.
+        let wall = self.wall();
+        let boot = millis(self.boot());
+        let lead = wall.0.saturating_sub(boot);
+        Timestamp(boot.saturating_add(self.lead.fetch_max(lead, Ordering::SeqCst).max(lead)))
+    }
+
+    /// The wall clock as it is: for what other machines compare with their own.
+    pub fn wall(&self) -> Timestamp {
+        match &self.source {
+            Source::System => read(rustix::time::ClockId::Realtime),
+            Source::Moved(face) => face.borrow().wall,
         }
     }
 
     /// Time since an arbitrary start that never steps and counts while the machine sleeps (`CLOCK_BOOTTIME`).
     pub fn boot(&self) -> Duration {
-        let now = match &self.0 {
+        match &self.source {
             #[cfg(any(target_os = "linux", target_os = "android"))]
-            Kind::System => read(rustix::time::ClockId::Boottime),
+            Source::System => read(rustix::time::ClockId::Boottime).since(Timestamp(0)),
             #[cfg(not(any(target_os = "linux", target_os = "android")))]
-            Kind::System => read(rustix::time::ClockId::Monotonic),
-            Kind::Moved(at) => Timestamp(at.load(Ordering::SeqCst)),
-        };
-        now.since(Timestamp(0))
+            Source::System => read(rustix::time::ClockId::Monotonic).since(Timestamp(0)),
+            Source::Moved(face) => face.borrow().boot,
+        }
+    }
+
+    /// Waits until it is `at`. A moved clock is waited for however long nobody moves it.
+    pub async fn until(&self, at: Timestamp) {
+        match &self.source {
+            Source::System => {
+                // In steps: the machine may sleep meanwhile, which timers do not count.
+                while let Some(left) = Some(at.since(self.now())).filter(|left| !left.is_zero()) {
+                    tokio::time::sleep(left.min(LONGEST_NAP)).await;
+                }
+            }
+            Source::Moved(face) => {
+                // An error would mean that the sender, which is held here, is gone.
+                let _ = face.subscribe().wait_for(|_| self.now() >= at).await;
+            }
+        }
     }
 }
 
 impl Hand {
     /// Moves the clock forward.
     pub fn advance(&self, by: Duration) {
-        self.0.fetch_add(millis(by), Ordering::SeqCst);
+        self.0.send_modify(|face| {
+            face.wall = face.wall.plus(by);
+            face.boot = face.boot.saturating_add(by);
+        });
     }
 
-    /// Sets the clock, back in time too.
+    /// Sets the wall clock, back in time too; the boot clock does not notice.
     pub fn set(&self, at: Timestamp) {
-        self.0.store(at.millis(), Ordering::SeqCst);
+        self.0.send_modify(|face| face.wall = at);
     }
 }
 
@@ -117,9 +173,47 @@ mod tests {
         let twin = clock.clone();
         hand.advance(Duration::from_secs(2));
         assert_eq!(twin.now(), Timestamp::from_millis(3_000));
+        assert_eq!(clock.boot(), Duration::from_secs(3));
+    }
+
+    #[test]
+    fn s9_a_wall_clock_that_is_set_back_does_not_turn_back_business_time() {
+        let (clock, hand) = Clock::moved(Timestamp::from_millis(100_000));
+        let before = clock.now();
         hand.set(Timestamp::from_millis(10));
-        assert_eq!(clock.now().millis(), 10);
-        assert_eq!(clock.boot(), Duration::from_millis(10));
+        assert_eq!((clock.now(), clock.wall()), (before, Timestamp::from_millis(10)));
+        hand.advance(Duration::from_secs(7));
+        assert_eq!(clock.now(), before.plus(Duration::from_secs(7)));
+        assert_eq!(clock.afresh().now(), Timestamp::from_millis(7_010), "another process knows nothing of it");
+        hand.set(Timestamp::from_millis(900_000));
+        assert_eq!(clock.now(), Timestamp::from_millis(900_000), "forward is believed");
+    }
+
+    #[test]
+    fn the_machines_clock_does_not_run_ahead_by_being_read() {
+        let clock = Clock::system();
+        for _ in 0..10_000 {
+            clock.now();
+        }
+        assert!(clock.now().since(clock.wall()) < Duration::from_millis(50));
+    }
+
+    #[tokio::test]
+    async fn a_wait_ends_when_the_clock_gets_there() {
+        let (clock, hand) = Clock::moved(Timestamp::from_millis(0));
+        let waiting = tokio::spawn({
+            let clock = clock.clone();
+            async move { clock.until(Timestamp::from_millis(5_000)).await }
+        });
+        hand.advance(Duration::from_secs(4));
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        hand.advance(Duration::from_secs(1));
+        waiting.await.unwrap();
+        let system = Clock::system();
+        let at = system.now().plus(Duration::from_millis(20));
+        system.until(at).await;
+        assert!(system.now() >= at);
     }
 
     #[test]

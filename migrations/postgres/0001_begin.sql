@@ -9,7 +9,9 @@ CREATE TABLE instance (
     kind       TEXT COLLATE "C" NOT NULL CHECK (kind IN ('development', 'production')),
     -- The replica that a restarted single process is (SQLite).
     replica_id TEXT COLLATE "C" NOT NULL,
-    created_at BIGINT NOT NULL
+    created_at BIGINT NOT NULL,
+    -- The latest time seen: a clock that starts before it was set back.
+    high_water BIGINT NOT NULL DEFAULT 0
 );
 
 -- One row: proves that the root key at hand is the right one, and that the data keys are ours.
@@ -39,6 +41,18 @@ CREATE TABLE providers (
     additional_scopes TEXT COLLATE "C" NOT NULL,
     -- JSON object of own endpoints, for entries that have none.
     endpoints         TEXT COLLATE "C",
+    -- What it may be sent; null means the defaults.
+    requests_per_second BIGINT,
+    max_in_flight     BIGINT,
+    -- Asked by the provider (429): nothing is sent before.
+    paused_until      BIGINT,
+    -- The one grant so far whose refresh blamed our credentials; a second one makes it certain.
+    blamed_by         TEXT COLLATE "C",
+    -- Since when our credentials are refused, and when the next grant may try them.
+    misconfigured_at  BIGINT,
+    probe_at          BIGINT,
+    -- Too many grants were refused at once: until then none is ended.
+    frozen_until      BIGINT,
     created_at        BIGINT NOT NULL,
     deleted_at        BIGINT
 );
@@ -50,7 +64,8 @@ CREATE TABLE provider_secrets (
     id          TEXT COLLATE "C" PRIMARY KEY,
     provider_id TEXT COLLATE "C" NOT NULL REFERENCES providers (id),
     secret      BYTEA  NOT NULL,
-    created_at  BIGINT NOT NULL
+    created_at  BIGINT NOT NULL,
+    last_used_at BIGINT
 );
 
 CREATE INDEX provider_secrets_by_provider ON provider_secrets (provider_id, created_at);
@@ -121,6 +136,17 @@ CREATE TABLE grants (
     committed_fence    BIGINT  NOT NULL,
     lease_owner        TEXT COLLATE "C",
     lease_until        BIGINT,
+    -- The first claim since the latest stored answer whose request was sent and never answered.
+    doubted_fence      BIGINT,
+    -- Since when it is suspect, and when it was ended.
+    suspect_at         BIGINT,
+    dead_at            BIGINT,
+    -- When the sweep claims it: when due, or before the provider forgets a grant that nobody asks for.
+    sweep_at           BIGINT,
+    keep_alive_at      BIGINT,
+    -- When the consent runs out by itself, and when to say so ahead.
+    consent_ends_at    BIGINT,
+    warn_at            BIGINT,
     created_at         BIGINT  NOT NULL,
     CHECK ((refresh_token IS NULL) = (refresh_generation IS NULL)),
     CHECK ((lease_owner IS NULL) = (lease_until IS NULL)),
@@ -130,9 +156,13 @@ CREATE TABLE grants (
 
 -- One current grant per account; every get.
 CREATE UNIQUE INDEX grants_current ON grants (account_id) WHERE is_current;
--- The sweep: what is due, per provider. Grants that nobody asks for stay out of its way.
-CREATE INDEX grants_due ON grants (provider_id, due_at) WHERE is_current AND due_at < ahead_until;
--- Leases left over by a process that died.
+-- The sweep, per provider.
+CREATE INDEX grants_to_sweep ON grants (provider_id, sweep_at) WHERE is_current AND sweep_at IS NOT NULL;
+-- Whether verdicts are to be frozen.
+CREATE INDEX grants_suspected ON grants (provider_id, suspect_at) WHERE suspect_at IS NOT NULL;
+-- Consents that run out.
+CREATE INDEX grants_to_warn ON grants (warn_at) WHERE warn_at IS NOT NULL;
+-- Leases left over by a process that died, and requests without an answer.
 CREATE INDEX grants_leased ON grants (lease_until) WHERE lease_until IS NOT NULL;
 
 CREATE TABLE flows (
@@ -223,3 +253,28 @@ CREATE TABLE events (
 
 CREATE INDEX events_unnumbered ON events (id) WHERE sequence IS NULL;
 CREATE UNIQUE INDEX events_by_sequence ON events (sequence) WHERE sequence IS NOT NULL;
+
+-- Who runs on this store. A replica whose beat is old may be dead, or cut off.
+CREATE TABLE replicas (
+    id         TEXT COLLATE "C" PRIMARY KEY,
+    started_at BIGINT NOT NULL,
+    beat_at    BIGINT NOT NULL,
+    -- JSON object: refreshes attempted in the last minute, by provider.
+    attempts   TEXT COLLATE "C" NOT NULL
+);
+
+-- One row: counts the changes that take away, or point elsewhere, what a replica may hold in memory.
+CREATE TABLE coherence (
+    singleton BIGINT PRIMARY KEY CHECK (singleton = 1),
+    sequence  BIGINT NOT NULL
+);
+
+INSERT INTO coherence (singleton, sequence) VALUES (1, 0);
+
+-- What to drop from memory, by that count. Old rows are removed: who missed them drops everything.
+CREATE TABLE coherence_log (
+    sequence BIGINT PRIMARY KEY,
+    kind     TEXT COLLATE "C" NOT NULL,
+    subject  TEXT COLLATE "C" NOT NULL,
+    at       BIGINT NOT NULL
+);

@@ -8,7 +8,9 @@ CREATE TABLE instance (
     kind       TEXT   NOT NULL CHECK (kind IN ('development', 'production')),
     -- The replica that a restarted single process is (SQLite).
     replica_id TEXT   NOT NULL,
-    created_at INTEGER NOT NULL
+    created_at INTEGER NOT NULL,
+    -- The latest time seen: a clock that starts before it was set back.
+    high_water INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 -- One row: proves that the root key at hand is the right one, and that the data keys are ours.
@@ -38,6 +40,18 @@ CREATE TABLE providers (
     additional_scopes TEXT   NOT NULL,
     -- JSON object of own endpoints, for entries that have none.
     endpoints         TEXT,
+    -- What it may be sent; null means the defaults.
+    requests_per_second INTEGER,
+    max_in_flight     INTEGER,
+    -- Asked by the provider (429): nothing is sent before.
+    paused_until      INTEGER,
+    -- The one grant so far whose refresh blamed our credentials; a second one makes it certain.
+    blamed_by         TEXT,
+    -- Since when our credentials are refused, and when the next grant may try them.
+    misconfigured_at  INTEGER,
+    probe_at          INTEGER,
+    -- Too many grants were refused at once: until then none is ended.
+    frozen_until      INTEGER,
     created_at        INTEGER NOT NULL,
     deleted_at        INTEGER
 ) STRICT;
@@ -49,7 +63,8 @@ CREATE TABLE provider_secrets (
     id          TEXT   PRIMARY KEY,
     provider_id TEXT   NOT NULL REFERENCES providers (id),
     secret      BLOB   NOT NULL,
-    created_at  INTEGER NOT NULL
+    created_at  INTEGER NOT NULL,
+    last_used_at INTEGER
 ) STRICT;
 
 CREATE INDEX provider_secrets_by_provider ON provider_secrets (provider_id, created_at);
@@ -120,6 +135,17 @@ CREATE TABLE grants (
     committed_fence    INTEGER NOT NULL,
     lease_owner        TEXT,
     lease_until        INTEGER,
+    -- The first claim since the latest stored answer whose request was sent and never answered.
+    doubted_fence      INTEGER,
+    -- Since when it is suspect, and when it was ended.
+    suspect_at         INTEGER,
+    dead_at            INTEGER,
+    -- When the sweep claims it: when due, or before the provider forgets a grant that nobody asks for.
+    sweep_at           INTEGER,
+    keep_alive_at      INTEGER,
+    -- When the consent runs out by itself, and when to say so ahead.
+    consent_ends_at    INTEGER,
+    warn_at            INTEGER,
     created_at         INTEGER NOT NULL,
     CHECK ((refresh_token IS NULL) = (refresh_generation IS NULL)),
     CHECK ((lease_owner IS NULL) = (lease_until IS NULL)),
@@ -129,9 +155,13 @@ CREATE TABLE grants (
 
 -- One current grant per account; every get.
 CREATE UNIQUE INDEX grants_current ON grants (account_id) WHERE is_current;
--- The sweep: what is due, per provider. Grants that nobody asks for stay out of its way.
-CREATE INDEX grants_due ON grants (provider_id, due_at) WHERE is_current AND due_at < ahead_until;
--- Leases left over by a process that died.
+-- The sweep, per provider.
+CREATE INDEX grants_to_sweep ON grants (provider_id, sweep_at) WHERE is_current AND sweep_at IS NOT NULL;
+-- Whether verdicts are to be frozen.
+CREATE INDEX grants_suspected ON grants (provider_id, suspect_at) WHERE suspect_at IS NOT NULL;
+-- Consents that run out.
+CREATE INDEX grants_to_warn ON grants (warn_at) WHERE warn_at IS NOT NULL;
+-- Leases left over by a process that died, and requests without an answer.
 CREATE INDEX grants_leased ON grants (lease_until) WHERE lease_until IS NOT NULL;
 
 CREATE TABLE flows (
@@ -222,3 +252,28 @@ CREATE TABLE events (
 
 CREATE INDEX events_unnumbered ON events (id) WHERE sequence IS NULL;
 CREATE UNIQUE INDEX events_by_sequence ON events (sequence) WHERE sequence IS NOT NULL;
+
+-- Who runs on this store. A replica whose beat is old may be dead, or cut off.
+CREATE TABLE replicas (
+    id         TEXT PRIMARY KEY,
+    started_at INTEGER NOT NULL,
+    beat_at    INTEGER NOT NULL,
+    -- JSON object: refreshes attempted in the last minute, by provider.
+    attempts   TEXT NOT NULL
+) STRICT;
+
+-- One row: counts the changes that take away, or point elsewhere, what a replica may hold in memory.
+CREATE TABLE coherence (
+    singleton INTEGER PRIMARY KEY CHECK (singleton = 1),
+    sequence  INTEGER NOT NULL
+) STRICT;
+
+INSERT INTO coherence (singleton, sequence) VALUES (1, 0);
+
+-- What to drop from memory, by that count. Old rows are removed: who missed them drops everything.
+CREATE TABLE coherence_log (
+    sequence INTEGER PRIMARY KEY,
+    kind     TEXT NOT NULL,
+    subject  TEXT NOT NULL,
+    at       INTEGER NOT NULL
+) STRICT;

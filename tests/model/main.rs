@@ -1,0 +1,1 @@
+//! The refresh engine as a model whose every order of events is explored.
