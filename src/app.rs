@@ -127,6 +127,7 @@ impl App {
             // The file lock proves that the last process is dead.
             rooms.linking.recover().await?;
         }
+        rooms.wallet.arrive().await?;
         let timetable = Timetable::start(&rooms.wallet, &rooms.linking, &tasks, &closing).await?;
         let servers = TaskTracker::new();
         let health = timetable.health();

@@ -81,6 +81,7 @@ const fn meaning(failure: &Failure) -> (Code, &'static str) {
         Failure::TicketSpent => (Code::FailedPrecondition, "TICKET_SPENT"),
         Failure::AccountLinkedToAnotherUser => (Code::AlreadyExists, "ACCOUNT_LINKED_TO_ANOTHER_USER"),
         Failure::ProviderUnavailable { .. } => (Code::Unavailable, "PROVIDER_UNAVAILABLE"),
+        Failure::AccessTokenRejected { .. } => (Code::Unavailable, "ACCESS_TOKEN_REJECTED"),
         Failure::StoreUnavailable => (Code::Unavailable, "STORE_UNAVAILABLE"),
         Failure::FlowInProgress => (Code::Unavailable, "FLOW_IN_PROGRESS"),
         Failure::GrantQuarantined => (Code::DataLoss, "GRANT_QUARANTINED"),
@@ -101,7 +102,9 @@ fn metadata(failure: &Failure) -> HashMap<String, String> {
 
 const fn retry_after(failure: &Failure) -> Option<Duration> {
     match failure {
-        Failure::ProviderUnavailable { retry_after } => Some(*retry_after),
+        Failure::ProviderUnavailable { retry_after } | Failure::AccessTokenRejected { retry_after } => {
+            Some(*retry_after)
+        }
         Failure::StoreUnavailable | Failure::FlowInProgress => Some(STORE_RETRY),
         _ => None,
     }

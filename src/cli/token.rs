@@ -73,6 +73,7 @@ impl Get {
             external_account_id: self.account.unwrap_or_default(),
             required_scopes: self.scope,
             min_ttl: min_ttl.map_err(|_| anyhow!("--min-ttl is too long"))?,
+            ..Default::default()
         };
         let token = remote.wallet().get_access_token(request).await?.into_inner();
         if self.json {

@@ -85,6 +85,12 @@ pub enum Failure {
         /// When another call may help.
         retry_after: Duration,
     },
+    /// The provider does not take the access token at hand, says the caller, and there is no other yet.
+    #[error("the access token was rejected and there is no newer one yet")]
+    AccessTokenRejected {
+        /// When another call may help.
+        retry_after: Duration,
+    },
     /// The store cannot be reached or written.
     #[error("the store is not available")]
     StoreUnavailable,

@@ -19,6 +19,8 @@ pub enum EventKind {
     AccountRecovered,
     /// A cell of an account's grant does not open.
     AccountQuarantined,
+    /// An account's consent will soon run out by itself.
+    AccountExpiresSoon,
     /// The provider gave no refresh token though one was asked for.
     AccountNotRefreshable,
     /// Security: a flow was brought back by somebody else than its starter.
@@ -37,6 +39,7 @@ impl EventKind {
             Self::AccountReauthorizationRequired => "account.reauthorization_required",
             Self::AccountRecovered => "account.recovered",
             Self::AccountQuarantined => "account.quarantined",
+            Self::AccountExpiresSoon => "account.expires_soon",
             Self::AccountNotRefreshable => "account.not_refreshable",
             Self::FlowSessionMismatch => "flow.session_mismatch",
             Self::FlowProviderMismatch => "flow.provider_mismatch",

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::ids::{AccountId, GrantId, ProviderId};
+use super::ids::{AccountId, GrantId, ProviderId, ReplicaId};
 use super::policy;
 use super::provider::{Lifetime, TokenAnswer};
 use super::scopes::Scopes;
@@ -56,6 +56,18 @@ pub struct Freshness {
     pub lifetime: Lifetime,
     /// When its refresh (or the next attempt at it) is due; `None` if it cannot or need not be refreshed.
     pub due_at: Option<Timestamp>,
+    /// When it is refreshed though nobody asks for it, so that the provider does not forget it; `None` if it does not.
+    pub keep_alive_at: Option<Timestamp>,
+}
+
+/// Who may redeem a grant's refresh token, and until when. It stays after its end if no outcome is known: the grant is
+/// in doubt then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The replica that claimed the grant.
+    pub owner: ReplicaId,
+    /// When others may judge what became of it.
+    pub until: Timestamp,
 }
 
 /// A grant without its tokens: everything that judging needs.
@@ -85,6 +97,10 @@ pub struct Grant {
     pub fence: i64,
     /// The newest fence whose answer was stored.
     pub committed_fence: i64,
+    /// Whose claim of it has no outcome yet.
+    pub lease: Option<Lease>,
+    /// The first claim since the latest stored answer whose request was sent and never answered.
+    pub doubted_fence: Option<i64>,
     /// When the latest attempt was claimed, if it has not succeeded.
     pub attempted_at: Option<Timestamp>,
     /// Attempts in a row that failed.
@@ -118,6 +134,8 @@ pub enum Serve {
         /// Whether the token at hand may be served if the refresh fails transiently.
         stale_will_do: bool,
     },
+    /// Not before the provider was asked whether the token lives: it was reported as rejected and cannot be refreshed.
+    Probe,
     /// Not at all.
     Refuse(Refusal),
 }
@@ -137,18 +155,40 @@ pub enum Refusal {
     NotLinked,
     /// A refresh failed a moment ago; another may be tried then.
     Wait(Timestamp),
+    /// The token at hand was reported as rejected; another may be had then.
+    Rejected(Timestamp),
 }
 
 impl Freshness {
-    /// Of a token that `answer` brought for a request sent at `sent_at`. `load` and `spread` as in
-    /// [`policy::due_at`].
-    pub fn of(answer: &TokenAnswer, refreshable: bool, sent_at: Timestamp, load: f64, spread: f64) -> Self {
-        let due_at = answer
-            .lifetime
-            .span()
-            .filter(|_| refreshable)
-            .map(|lifetime| policy::due_at(sent_at, lifetime, load, spread));
-        Self { issued_at: sent_at, lifetime: answer.lifetime, due_at }
+    /// Of a token that `answer` brought for a request sent at `sent_at`. `idle`: how long the provider keeps a refresh
+    /// token that is not used. `load` and `spread` as in [`policy::due_at`].
+    pub fn of(
+        answer: &TokenAnswer,
+        refreshable: bool,
+        idle: Option<Duration>,
+        sent_at: Timestamp,
+        load: f64,
+        spread: f64,
+    ) -> Self {
+        let lifetime = answer.lifetime.span().filter(|_| refreshable);
+        Self {
+            issued_at: sent_at,
+            lifetime: answer.lifetime,
+            due_at: lifetime.map(|lifetime| policy::due_at(sent_at, lifetime, load, spread)),
+            keep_alive_at: idle.filter(|_| refreshable).map(|idle| policy::keep_alive_at(sent_at, idle, spread)),
+        }
+    }
+
+    /// When the token has only its floor of life left; `None` if it does not expire.
+    pub fn floor_at(&self) -> Option<Timestamp> {
+        let lifetime = self.lifetime.span()?;
+        // A millisecond later it is below the floor.
+        Some(self.issued_at.plus(lifetime.saturating_sub(policy::floor(lifetime))).plus(Duration::from_millis(1)))
+    }
+
+    /// Whether the token is so new that refreshing it again helps nobody, and until when.
+    pub fn too_new_until(&self, now: Timestamp) -> Option<Timestamp> {
+        Some(self.issued_at.plus(policy::too_new(self.span()))).filter(|until| *until > now && self.issued_at <= now)
     }
 
     /// When the token ends; `None` if never.
@@ -188,15 +228,8 @@ impl Grant {
 
     /// How a get is answered at `now`.
     pub fn serve(&self, need: &Need, now: Timestamp) -> Serve {
-        match self.state {
-            GrantState::Dead => return Serve::Refuse(Refusal::ReauthorizationRequired),
-            GrantState::Quarantined => return Serve::Refuse(Refusal::Quarantined),
-            GrantState::Ending | GrantState::Ended => return Serve::Refuse(Refusal::NotLinked),
-            GrantState::Active | GrantState::Suspect => {}
-        }
-        let missing = self.scopes.missing(&need.scopes);
-        if !missing.is_empty() {
-            return Serve::Refuse(Refusal::MissingScopes(missing));
+        if let Some(refusal) = self.refusal(need) {
+            return Serve::Refuse(refusal);
         }
         let (Some(end), Some(lifetime)) = (self.freshness.expires_at(), self.freshness.lifetime.span()) else {
             return Serve::Now;
@@ -210,6 +243,30 @@ impl Grant {
         self.serve_below_need(lives && need.min_ttl.is_none(), now)
     }
 
+    /// How a get is answered whose caller reports the token at hand as rejected: never with that token.
+    pub fn serve_rejected(&self, need: &Need, now: Timestamp) -> Serve {
+        if let Some(refusal) = self.refusal(need) {
+            return Serve::Refuse(refusal);
+        }
+        match self.freshness.too_new_until(now).max(self.wait_until(now)) {
+            Some(at) => Serve::Refuse(Refusal::Rejected(at)),
+            None if self.refreshable() => Serve::AfterRefresh { stale_will_do: false },
+            None => Serve::Probe,
+        }
+    }
+
+    fn refusal(&self, need: &Need) -> Option<Refusal> {
+        match self.state {
+            GrantState::Dead => Some(Refusal::ReauthorizationRequired),
+            GrantState::Quarantined => Some(Refusal::Quarantined),
+            GrantState::Ending | GrantState::Ended => Some(Refusal::NotLinked),
+            GrantState::Active | GrantState::Suspect => {
+                let missing = self.scopes.missing(&need.scopes);
+                (!missing.is_empty()).then_some(Refusal::MissingScopes(missing))
+            }
+        }
+    }
+
     fn serve_below_need(&self, stale_will_do: bool, now: Timestamp) -> Serve {
         match (self.refreshable(), self.wait_until(now)) {
             (true, None) => Serve::AfterRefresh { stale_will_do },
@@ -220,7 +277,7 @@ impl Grant {
     }
 
     /// Until when callers do not cause an attempt, if the last one failed a moment ago.
-    fn wait_until(&self, now: Timestamp) -> Option<Timestamp> {
+    pub fn wait_until(&self, now: Timestamp) -> Option<Timestamp> {
         let attempted_at = self.attempted_at.filter(|_| self.attempts > 0);
         let again_at = attempted_at.map(|at| at.plus(policy::retry_for_waiting(self.freshness.span())));
         again_at.max(self.retry_not_before).filter(|at| *at > now)
@@ -243,13 +300,13 @@ impl Grant {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    const NOW: Timestamp = Timestamp::from_millis(1_000_000_000);
+    pub(crate) const NOW: Timestamp = Timestamp::from_millis(1_000_000_000);
 
     /// An hour's refreshable token, issued `age` seconds ago, due at 50 minutes.
-    fn hour(age: u64) -> Grant {
+    pub(crate) fn hour(age: u64) -> Grant {
         let issued_at = NOW.minus(Duration::from_secs(age));
         Grant {
             id: GrantId::new(NOW),
@@ -261,6 +318,7 @@ mod tests {
                 issued_at,
                 lifetime: Lifetime::Stated(Duration::from_hours(1)),
                 due_at: Some(issued_at.plus(Duration::from_mins(50))),
+                keep_alive_at: None,
             },
             token_type: "Bearer".into(),
             scopes: Scopes::split("read write", " "),
@@ -268,6 +326,8 @@ mod tests {
             refresh_generation: Some(0),
             fence: 0,
             committed_fence: 0,
+            lease: None,
+            doubted_fence: None,
             attempted_at: None,
             attempts: 0,
             retry_not_before: None,
@@ -317,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_fault_is_never_served() {
+    fn s9_a_token_from_the_future_is_never_served() {
         let behind = NOW.minus(Duration::from_hours(24));
         assert_eq!(hour(0).serve(&Need::default(), behind), Serve::AfterRefresh { stale_will_do: false });
     }
@@ -354,6 +414,20 @@ mod tests {
         assert_eq!(serve(GrantState::Suspect), Serve::Now);
         let need = Need { scopes: Scopes::split("write admin", " "), ..Need::default() };
         assert_eq!(hour(0).serve(&need, NOW), Serve::Refuse(Refusal::MissingScopes(vec!["admin".into()])));
+    }
+
+    #[test]
+    fn p17_a_rejected_token_is_never_answered_back() {
+        let rejected = |age| hour(age).serve_rejected(&Need::default(), NOW);
+        assert_eq!(rejected(29), Serve::Refuse(Refusal::Rejected(NOW.plus(Duration::from_secs(1)))));
+        assert_eq!(rejected(30), Serve::AfterRefresh { stale_will_do: false });
+        let failed = Grant { attempts: 1, attempted_at: Some(NOW), ..hour(600) };
+        let wait = Serve::Refuse(Refusal::Rejected(NOW.plus(Duration::from_secs(5))));
+        assert_eq!(failed.serve_rejected(&Need::default(), NOW), wait);
+        let bare = Grant { refresh_generation: None, ..hour(600) };
+        assert_eq!(bare.serve_rejected(&Need::default(), NOW), Serve::Probe);
+        let dead = Grant { state: GrantState::Dead, ..hour(600) };
+        assert_eq!(dead.serve_rejected(&Need::default(), NOW), Serve::Refuse(Refusal::ReauthorizationRequired));
     }
 
     #[test]

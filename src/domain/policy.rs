@@ -91,6 +91,22 @@ pub fn ahead_for(lifetime: Option<Duration>, ahead: Duration) -> Duration {
     }
 }
 
+/// A token younger than this is not refreshed because somebody wants a longer life or reports it as rejected.
+pub fn too_new(lifetime: Duration) -> Duration {
+    Duration::from_secs(30).min(lifetime / 4)
+}
+
+/// When a refresh token that was last used at `used_at`, and is forgotten after `idle` without use, is used again
+/// though nobody asks: after 60 to 80 % of that, spread.
+pub fn keep_alive_at(used_at: Timestamp, idle: Duration, spread: f64) -> Timestamp {
+    used_at.plus(idle.mul_f64(0.2f64.mul_add(-unit(spread), 0.8)))
+}
+
+/// When to warn that a consent given at `given_at` runs out after `life`: a week ahead, or a tenth of its life.
+pub fn warn_at(given_at: Timestamp, life: Duration) -> Timestamp {
+    given_at.plus(life.saturating_sub(Duration::from_hours(24 * 7).min(life / 10)))
+}
+
 fn first_retry(lifetime: Duration) -> Duration {
     Duration::from_secs(5).min(lifetime / 10)
 }

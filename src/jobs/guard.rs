@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::domain::error::Failure;
+use crate::telemetry::metrics;
 
 /// A job that failed this often in a row makes the process not ready.
 const TOO_OFTEN: u32 = 5;
@@ -64,6 +65,7 @@ impl Run {
             tracing::warn!(job = self.guard.job, %failure, "a job failed; its next run tries again");
         }
         self.guard.health.note(self.guard.job, result.is_ok());
+        metrics::job_run(self.guard.job, if result.is_ok() { "well" } else { "failed" });
     }
 }
 

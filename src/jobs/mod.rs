@@ -43,11 +43,25 @@ impl Timetable {
         closing: &CancellationToken,
     ) -> Result<Self, JobsError> {
         let plan = Plan { scheduler: JobScheduler::new().await?, tasks, closing, health: Health::default() };
-        let (sweeping, tidying, resuming) = (wallet.clone(), linking.clone(), linking.clone());
+        let (sweeping, beating, warning) = (wallet.clone(), wallet.clone(), wallet.clone());
+        let (tidying, resuming) = (linking.clone(), linking.clone());
         plan.add("sweep", EVERY_SECOND, move || {
             let wallet = sweeping.clone();
             // The sweeps themselves go on in tasks of their own, one a provider.
-            async move { wallet.sweep().await.map(drop).map_err(Failure::from) }
+            async move {
+                wallet.sweep().await?;
+                Ok(wallet.recover().await?)
+            }
+        })
+        .await?;
+        plan.add("heartbeat", EVERY_FIVE_SECONDS, move || {
+            let wallet = beating.clone();
+            async move { Ok(wallet.beat().await?) }
+        })
+        .await?;
+        plan.add("warnings", EVERY_TEN_SECONDS, move || {
+            let wallet = warning.clone();
+            async move { Ok(wallet.warn_of_ends().await?) }
         })
         .await?;
         plan.add("resume", EVERY_FIVE_SECONDS, move || {

@@ -45,7 +45,7 @@ impl Linking {
         Ok(())
     }
 
-    /// At the start of a store's only process: what the last one had claimed has no owner any more.
+    /// At the start of a store's only process: codes that the last one had claimed have no owner any more.
     pub async fn recover(&self) -> Result<(), Failure> {
         let now = self.0.clock.now();
         let abandoned = self.0.store.abandon_claimed_flows(now.plus(Duration::from_millis(1)), now).await?;
@@ -55,7 +55,6 @@ impl Linking {
                 "links were cut off while their code was being redeemed; they must be begun again"
             );
         }
-        self.0.store.void_leases().await?;
         Ok(())
     }
 }

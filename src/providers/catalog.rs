@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::domain::doubt::Reuse;
 use crate::domain::provider::Lifetime;
 use crate::domain::scopes::Scopes;
 
@@ -68,6 +69,22 @@ pub struct Entry {
     code_lifetime: u64,
     /// Error codes of the token endpoint that mean that this grant is over.
     pub dead_grant_errors: Vec<String>,
+    /// Whether a refresh gives a new refresh token.
+    #[serde(default)]
+    refresh_rotates: Rotates,
+    /// How long after its first use a refresh token is taken again, in seconds: 0 = not at all. Absent: not known.
+    refresh_reuse_grace: Option<u64>,
+    /// What becomes of a refresh token that is used again.
+    #[serde(default)]
+    refresh_reuse_effect: ReuseEffect,
+    /// How long a refresh token lives, used or not, in seconds: 0 = for ever. Where refresh tokens rotate, each of them;
+    /// else the whole consent. Absent: not known.
+    refresh_ttl: Option<u64>,
+    /// How long a refresh token lives that is not used, in seconds: 0 = for ever. Absent: not known.
+    refresh_idle_ttl: Option<u64>,
+    /// Whether a refresh ends the access token before it.
+    #[serde(default)]
+    pub refresh_kills_access_token: bool,
     /// Fields of the token answer that an API call needs besides the token. Never secret.
     #[serde(default)]
     pub metadata: Vec<String>,
@@ -81,6 +98,30 @@ pub enum TokenAuth {
     ClientSecretBasic,
     /// In the body.
     ClientSecretPost,
+}
+
+/// Whether a refresh gives a new refresh token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Rotates {
+    Always,
+    Never,
+    Sometimes,
+    #[default]
+    Unknown,
+}
+
+/// What becomes of a refresh token that is used again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ReuseEffect {
+    Error,
+    FamilyRevoked,
+    OldStillValid,
+    OldStillValidWithinGrace,
+    OldStillValidUntilReplacementUsed,
+    #[default]
+    Unknown,
 }
 
 /// What a provider makes of RFC 7636.
@@ -115,11 +156,30 @@ impl Catalog {
     }
 
     fn parse(text: &str) -> Result<Self, toml::de::Error> {
-        let mut catalog: Self = toml::from_str(text)?;
+        let mut tables: BTreeMap<String, BTreeMap<String, toml::Table>> = toml::from_str(text)?;
+        for entries in tables.values_mut() {
+            inherit(entries);
+        }
+        let mut catalog = Self::deserialize(toml::Value::try_from(tables).map_err(serde::de::Error::custom)?)?;
         for (name, entry) in &mut catalog.provider {
             entry.name.clone_from(name);
         }
         Ok(catalog)
+    }
+}
+
+/// An entry that says `like = "other"` has the other's keys where it has none of its own.
+fn inherit(entries: &mut BTreeMap<String, toml::Table>) {
+    let originals = entries.clone();
+    for entry in entries.values_mut() {
+        let original = entry.get("like").and_then(toml::Value::as_str).and_then(|like| originals.get(like));
+        // An unknown one stays in the table, where it is a key that nobody knows.
+        if let Some(original) = original {
+            entry.remove("like");
+            for (key, value) in original {
+                entry.entry(key.clone()).or_insert_with(|| value.clone());
+            }
+        }
     }
 }
 
@@ -130,6 +190,31 @@ impl Entry {
             0 => Lifetime::Endless,
             seconds => Lifetime::Stated(Duration::from_secs(seconds)),
         })
+    }
+
+    /// What the provider makes of a refresh token that was redeemed before. What is not known is taken for the worst.
+    pub fn reuse(&self) -> Reuse {
+        let grace = self.refresh_reuse_grace.filter(|grace| *grace > 0).map(Duration::from_secs);
+        match (self.refresh_rotates, self.refresh_reuse_effect, grace) {
+            (Rotates::Never, _, _) => Reuse::Harmless,
+            // A replacement that did not reach us is not used.
+            (_, ReuseEffect::OldStillValid | ReuseEffect::OldStillValidUntilReplacementUsed, _) => Reuse::Harmless,
+            (_, _, Some(grace)) => Reuse::Grace(grace),
+            (_, ReuseEffect::Error | ReuseEffect::OldStillValidWithinGrace, None) => Reuse::Refused,
+            (_, ReuseEffect::FamilyRevoked | ReuseEffect::Unknown, None) => Reuse::EndsAll,
+        }
+    }
+
+    /// How long the provider keeps a refresh token that is not used; `None` if for ever, or not known.
+    pub fn idle_life(&self) -> Option<Duration> {
+        let rotating = self.refresh_ttl.filter(|_| self.refresh_rotates != Rotates::Never);
+        [self.refresh_idle_ttl, rotating].into_iter().flatten().filter(|ttl| *ttl > 0).min().map(Duration::from_secs)
+    }
+
+    /// How long a consent lives however often it is used; `None` if for ever, or not known.
+    pub fn consent_life(&self) -> Option<Duration> {
+        let fixed = self.refresh_ttl.filter(|ttl| *ttl > 0 && self.refresh_rotates == Rotates::Never);
+        fixed.map(Duration::from_secs)
     }
 
     /// How long a code may be redeemed.
@@ -175,9 +260,54 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_is_not_known_of_a_refresh_token_is_taken_for_the_worst() {
+        let secs = Duration::from_secs;
+        for (lines, reuse) in [
+            ("", Reuse::EndsAll),
+            ("refresh_rotates = \"never\"", Reuse::Harmless),
+            ("refresh_reuse_effect = \"old_still_valid\"", Reuse::Harmless),
+            ("refresh_reuse_effect = \"old_still_valid_until_replacement_used\"", Reuse::Harmless),
+            ("refresh_reuse_effect = \"error\"", Reuse::Refused),
+            ("refresh_reuse_effect = \"error\"\nrefresh_reuse_grace = 60", Reuse::Grace(secs(60))),
+            ("refresh_reuse_effect = \"family_revoked\"\nrefresh_reuse_grace = 0", Reuse::EndsAll),
+            ("refresh_reuse_effect = \"family_revoked\"\nrefresh_reuse_grace = 30", Reuse::Grace(secs(30))),
+        ] {
+            assert_eq!(entry_with(lines).reuse(), reuse, "{lines}");
+        }
+    }
+
+    #[test]
+    fn a_refresh_token_that_is_replaced_only_dies_of_idleness() {
+        let day = Duration::from_hours(24);
+        let lives = |lines: &str| (entry_with(lines).idle_life(), entry_with(lines).consent_life());
+        assert_eq!(lives(""), (None, None));
+        assert_eq!(lives("refresh_rotates = \"always\"\nrefresh_ttl = 86400"), (Some(day), None));
+        assert_eq!(lives("refresh_rotates = \"never\"\nrefresh_ttl = 86400"), (None, Some(day)));
+        assert_eq!(lives("refresh_rotates = \"never\"\nrefresh_ttl = 0\nrefresh_idle_ttl = 86400"), (Some(day), None));
+        assert_eq!(
+            lives("refresh_rotates = \"always\"\nrefresh_ttl = 864000\nrefresh_idle_ttl = 86400"),
+            (Some(day), None)
+        );
+    }
+
+    #[test]
+    fn an_entry_may_be_like_another() {
+        let strict = Catalog::embedded().entry("sandbox_strict").unwrap();
+        let plain = Catalog::embedded().entry("sandbox").unwrap();
+        assert_eq!(
+            (&strict.token_url, strict.reuse(), plain.reuse()),
+            (&plain.token_url, Reuse::EndsAll, Reuse::Refused)
+        );
+        assert!(Catalog::parse("[provider.a]\nlike = \"b\"").is_err());
+    }
+
+    #[test]
     fn the_embedded_catalog_is_read_and_each_entry_is_whole() {
         let catalog = Catalog::embedded();
-        assert_eq!(catalog.names().collect::<Vec<_>>(), ["oauth2", "sandbox"]);
+        assert_eq!(
+            catalog.names().collect::<Vec<_>>(),
+            ["oauth2", "sandbox", "sandbox_grace", "sandbox_static", "sandbox_strict"]
+        );
         for name in catalog.names() {
             let entry = catalog.entry(name).unwrap();
             assert_eq!(entry.name, name);

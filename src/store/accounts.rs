@@ -65,7 +65,7 @@ macro_rules! select {
             a.is_default AS a_is_default, a.created_at AS a_created_at,
             g.id AS g_id, g.scopes AS g_scopes, g.requested_scopes AS g_requested_scopes, g.issued_at AS g_issued_at,
             g.refresh_generation AS g_refresh_generation, g.lifetime AS g_lifetime,
-            g.lifetime_assumed AS g_lifetime_assumed, g.due_at AS g_due_at
+            g.lifetime_assumed AS g_lifetime_assumed, g.due_at AS g_due_at, g.keep_alive_at AS g_keep_alive_at
          FROM external_accounts a JOIN providers p ON p.id = a.provider_id
          LEFT JOIN grants g ON g.account_id = a.id AND g.is_current "
     };

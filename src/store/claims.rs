@@ -19,64 +19,134 @@ pub struct Claim {
     pub refresh_token: Sealed<RefreshToken>,
 }
 
-/// A grant that can be refreshed and that nobody is refreshing; `$1` is now.
-macro_rules! claimable {
+/// A grant that can be refreshed.
+macro_rules! refreshable {
     () => {
-        "is_current AND state IN ('active', 'suspect') AND refresh_token IS NOT NULL
-         AND (lease_until IS NULL OR lease_until <= $1)"
+        "is_current AND state IN ('active', 'suspect') AND refresh_token IS NOT NULL "
     };
 }
 
-/// The second of these is what the index of due grants holds; the first two imply it.
-macro_rules! due {
+/// What a claim needs: the grant is as it was judged, down to its lease, which is over or was never taken.
+macro_rules! as_judged {
     () => {
-        " AND due_at <= $1 AND ahead_until > $1 AND due_at < ahead_until "
+        "id = $2 AND access_generation = $5 AND fence = $6 AND lease_until IS NOT DISTINCT FROM $7
+         AND (lease_until IS NULL OR lease_until <= $1) "
+    };
+}
+
+/// Somebody asked for it lately, or the provider would forget it, or a suspicion is to be confirmed.
+macro_rules! wanted {
+    () => {
+        "(ahead_until > $1 OR COALESCE(keep_alive_at <= $1, FALSE) OR state = 'suspect') "
+    };
+}
+
+macro_rules! take {
+    () => {
+        "UPDATE grants SET fence = fence + 1, lease_owner = $3, lease_until = $4, attempted_at = $1 "
+    };
+}
+
+macro_rules! claimed {
+    () => {
+        concat!(" RETURNING ", grant_columns!(), ", grants.refresh_token AS g_refresh_token")
     };
 }
 
 statements! {
+    // A request that was never answered is remembered until an answer is stored.
     CLAIM {
-        "UPDATE grants SET fence = fence + 1, lease_owner = $3, lease_until = $4, attempted_at = $1
-         WHERE id = $2 AND access_generation = $5 AND fence = $6 AND " claimable!()
-        " RETURNING " grant_columns!() ", grants.refresh_token AS g_refresh_token"
+        take!() ", doubted_fence = CASE WHEN lease_until IS NULL OR $8 THEN doubted_fence ELSE COALESCE(doubted_fence, fence) END
+         WHERE " as_judged!() "AND " refreshable!() claimed!()
+    }
+    CLAIM_PROBE {
+        take!() "WHERE " as_judged!() "AND is_current AND state IN ('active', 'suspect') RETURNING " grant_columns!()
+    }
+    RENEW {
+        take!() "WHERE id = $2 AND fence = $5 AND lease_owner = $3 AND lease_until > $1 AND " refreshable!() claimed!()
     }
     CLAIM_DUE {
-        "WITH due AS MATERIALIZED (SELECT id FROM grants WHERE provider_id = $2 AND " claimable!() due!()
-        "ORDER BY due_at LIMIT $5" [pg " FOR UPDATE SKIP LOCKED"] ")
-         UPDATE grants SET fence = fence + 1, lease_owner = $3, lease_until = $4, attempted_at = $1
-         FROM due WHERE grants.id = due.id
-         RETURNING " grant_columns!() ", grants.refresh_token AS g_refresh_token"
+        "WITH due AS MATERIALIZED (SELECT id FROM grants WHERE provider_id = $2 AND " refreshable!()
+        "AND lease_until IS NULL AND sweep_at <= $1 AND " wanted!() "ORDER BY sweep_at LIMIT $5" [pg " FOR UPDATE SKIP LOCKED"] ") "
+        take!() "FROM due WHERE grants.id = due.id" claimed!()
     }
     PROVIDERS_DUE {
         "SELECT p.id FROM providers p WHERE p.deleted_at IS NULL AND EXISTS (
-            SELECT 1 FROM grants WHERE provider_id = p.id AND " claimable!() due!() ") ORDER BY p.id"
+            SELECT 1 FROM grants WHERE provider_id = p.id AND " refreshable!() "AND lease_until IS NULL AND sweep_at <= $1)
+         ORDER BY p.id"
     }
-    // The fence stays raised: numbers are not used twice.
+    // What nobody has asked for since it was planned.
+    RETIRE {
+        "UPDATE grants SET sweep_at = keep_alive_at WHERE id IN (
+            SELECT id FROM grants WHERE provider_id = $2 AND is_current AND sweep_at <= $1 AND lease_until IS NULL
+                AND NOT " wanted!() "ORDER BY sweep_at LIMIT $3)
+            AND lease_until IS NULL AND NOT " wanted!()
+    }
+    IN_DOUBT {
+        "SELECT " grant_columns!() " FROM grants WHERE " refreshable!() "AND lease_until <= $1 AND sweep_at <= $1
+         ORDER BY sweep_at LIMIT $2"
+    }
+    POSTPONE {
+        "UPDATE grants SET due_at = $3, sweep_at = $3 WHERE id = $1 AND fence = $2 AND lease_until <= $4 AND sweep_at <= $4"
+    }
+    // The fence stays raised: numbers are not used twice. An older claim may still be in doubt.
     RELEASE {
-        "UPDATE grants SET lease_owner = NULL, lease_until = NULL, attempted_at = NULL
-         WHERE id = $1 AND fence = $2 AND committed_fence < $2 AND lease_until IS NOT NULL"
+        "UPDATE grants SET attempted_at = CASE WHEN doubted_fence IS NULL THEN NULL ELSE attempted_at END,
+            lease_owner = CASE WHEN doubted_fence IS NULL THEN NULL ELSE lease_owner END,
+            lease_until = CASE WHEN doubted_fence IS NULL THEN NULL ELSE $3 END
+         WHERE id = $1 AND fence = $2 AND committed_fence < $2 AND lease_until > $3"
     }
-    VOID { "UPDATE grants SET lease_owner = NULL, lease_until = NULL WHERE lease_until IS NOT NULL" }
+    VOID { "UPDATE grants SET lease_until = $2 WHERE lease_owner = $1 AND lease_until > $2" }
 }
 
 impl Store {
-    /// Claims a grant that a caller judged by the access token of generation `judged` and the attempts up to `fence`.
-    /// `None` if that is not the token any more, or somebody tried since, or holds a lease, or it cannot be refreshed:
-    /// read it and judge again.
+    /// Claims a grant for its refresh, as `judged`. `None` if it is not any more what was judged, or is in flight, or
+    /// cannot be refreshed: read it and judge again. A grant in doubt is claimed like any other: judging it is the
+    /// caller's part ([`crate::domain::doubt`]); unless its provider takes a refresh token again (`harmless`), the doubt
+    /// is remembered.
     pub async fn claim(
         &self,
+        judged: &Grant,
+        harmless: bool,
+        by: ReplicaId,
+        now: Timestamp,
+        lease_until: Timestamp,
+    ) -> Result<Option<Claim>, StoreError> {
+        let (generation, fence, lease) =
+            (judged.access_generation, judged.fence, judged.lease.map(|lease| lease.until));
+        let values = args![now, judged.id, by, lease_until, generation, fence, lease, harmless];
+        self.db.change(&CLAIM, values).await?.first().map(claim).transpose()
+    }
+
+    /// Claims a grant, refreshable or not, so as to ask the provider whether its access token lives; otherwise as
+    /// [`Self::claim`].
+    pub async fn claim_for_probe(
+        &self,
+        judged: &Grant,
+        by: ReplicaId,
+        now: Timestamp,
+        lease_until: Timestamp,
+    ) -> Result<Option<Grant>, StoreError> {
+        let (generation, fence, lease) =
+            (judged.access_generation, judged.fence, judged.lease.map(|lease| lease.until));
+        let values = args![now, judged.id, by, lease_until, generation, fence, lease];
+        self.db.change(&CLAIM_PROBE, values).await?.first().map(grant).transpose()
+    }
+
+    /// Renews a claim that stands, for another request. `None` if it does not stand any more.
+    pub async fn renew_claim(
+        &self,
         id: GrantId,
-        judged: i64,
         fence: i64,
         by: ReplicaId,
         now: Timestamp,
         lease_until: Timestamp,
     ) -> Result<Option<Claim>, StoreError> {
-        let rows = self.db.change(&CLAIM, args![now, id, by, lease_until, judged, fence]).await?;
+        let rows = self.db.change(&RENEW, args![now, id, by, lease_until, fence]).await?;
         rows.first().map(claim).transpose()
     }
 
-    /// Claims up to `limit` of a provider's grants that are due and were asked for lately, the longest due first.
+    /// Claims up to `limit` of a provider's grants that are to be swept, the longest due first. None that is in doubt.
     pub async fn claim_due(
         &self,
         provider: ProviderId,
@@ -98,15 +168,31 @@ impl Store {
         rows.iter().map(|row| row.of("providers", "", "id")?.parse("id")).collect()
     }
 
-    /// Gives a claim back whose token was not sent. False if it is not this fence's any more.
-    pub async fn release(&self, id: GrantId, fence: i64) -> Result<bool, StoreError> {
-        Ok(self.db.execute(&RELEASE, args![id, fence]).await? == 1)
+    /// Plans up to `limit` of a provider's grants anew that nobody has asked for since they were planned: they are swept
+    /// when the provider would forget them. Answers how many those are.
+    pub async fn retire_unwanted(&self, provider: ProviderId, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        self.db.execute(&RETIRE, args![now, provider, limit]).await
     }
 
-    /// Ends all leases: for a store of one process, which has just started and so knows their owner to be gone.
+    /// Up to `limit` grants to be swept that are in doubt: a claim's lease is over and its outcome is not known.
+    pub async fn grants_in_doubt(&self, now: Timestamp, limit: u32) -> Result<Vec<Grant>, StoreError> {
+        self.db.all(&IN_DOUBT, args![now, limit]).await?.iter().map(grant).collect()
+    }
+
+    /// Has a grant in doubt looked at again at `until`. False if it is not as it was.
+    pub async fn postpone_doubt(&self, judged: &Grant, until: Timestamp, now: Timestamp) -> Result<bool, StoreError> {
+        Ok(self.db.execute(&POSTPONE, args![judged.id, judged.fence, until, now]).await? == 1)
+    }
+
+    /// Gives a claim back whose token was not sent. False if it is not this fence's any more, or its lease is over.
+    pub async fn release(&self, id: GrantId, fence: i64, now: Timestamp) -> Result<bool, StoreError> {
+        Ok(self.db.execute(&RELEASE, args![id, fence, now]).await? == 1)
+    }
+
+    /// Ends the leases of a replica that has just started and so knows nothing of them: its grants are in doubt.
     /// Answers how many there were.
-    pub async fn void_leases(&self) -> Result<u64, StoreError> {
-        self.db.execute(&VOID, &[]).await
+    pub async fn void_leases(&self, of: ReplicaId, now: Timestamp) -> Result<u64, StoreError> {
+        self.db.execute(&VOID, args![of, now]).await
     }
 }
 

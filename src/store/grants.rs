@@ -7,7 +7,7 @@ use super::Store;
 use super::error::StoreError;
 use super::sql::{Cells, Row, args, statements};
 use crate::clock::Timestamp;
-use crate::domain::grant::{Freshness, Grant, GrantState};
+use crate::domain::grant::{Freshness, Grant, GrantState, Lease};
 use crate::domain::ids::{GrantId, ProviderId};
 use crate::domain::provider::Lifetime;
 use crate::domain::secret::AccessToken;
@@ -27,8 +27,6 @@ pub struct Holding {
     pub is_default: bool,
     /// What an API call needs besides the token, by the provider's names.
     pub metadata: BTreeMap<String, String>,
-    /// Until when somebody's refresh of it is in flight, if one was claimed.
-    pub lease_until: Option<Timestamp>,
 }
 
 /// A [`Grant`]'s columns, prefixed, of the table `grants`.
@@ -39,7 +37,9 @@ macro_rules! grant_columns {
          grants.lifetime_assumed AS g_lifetime_assumed, grants.due_at AS g_due_at, grants.token_type AS g_token_type,
          grants.scopes AS g_scopes, grants.access_generation AS g_access_generation,
          grants.refresh_generation AS g_refresh_generation, grants.fence AS g_fence, grants.committed_fence AS g_committed_fence,
-         grants.attempted_at AS g_attempted_at, grants.retry_not_before AS g_retry_not_before, grants.attempts AS g_attempts, grants.ahead_until AS g_ahead_until"
+         grants.attempted_at AS g_attempted_at, grants.retry_not_before AS g_retry_not_before, grants.attempts AS g_attempts, grants.ahead_until AS g_ahead_until,
+         grants.keep_alive_at AS g_keep_alive_at, grants.lease_owner AS g_lease_owner, grants.lease_until AS g_lease_until,
+         grants.doubted_fence AS g_doubted_fence"
     };
 }
 
@@ -47,7 +47,7 @@ pub(super) use grant_columns;
 
 macro_rules! holdings {
     () => {
-        " grants.access_token AS g_access_token, grants.metadata AS g_metadata, grants.lease_until AS g_lease_until,
+        " grants.access_token AS g_access_token, grants.metadata AS g_metadata,
           a.id AS a_id, a.subject AS a_subject, a.is_default AS a_is_default
           FROM external_accounts a JOIN grants ON grants.account_id = a.id AND grants.is_current "
     };
@@ -59,7 +59,10 @@ statements! {
         "WHERE a.user_id = $1 AND a.provider_id = $2 AND a.state <> 'unlinked' ORDER BY a.id"
     }
     BY_ID { "SELECT " grant_columns!() "," holdings!() "WHERE grants.id = $1 AND a.state <> 'unlinked'" }
-    EXTEND_AHEAD { "UPDATE grants SET ahead_until = $2 WHERE id = $1 AND is_current AND ahead_until < $2" }
+    EXTEND_AHEAD {
+        "UPDATE grants SET ahead_until = $2, sweep_at = CASE WHEN due_at < $2 THEN due_at ELSE sweep_at END
+         WHERE id = $1 AND is_current AND ahead_until < $2"
+    }
 }
 
 impl Store {
@@ -96,6 +99,8 @@ pub(super) fn grant(row: &Row) -> Result<Grant, StoreError> {
         refresh_generation: cells.get("refresh_generation")?,
         fence: cells.get("fence")?,
         committed_fence: cells.get("committed_fence")?,
+        lease: lease(&cells)?,
+        doubted_fence: cells.get("doubted_fence")?,
         attempted_at: cells.time_opt("attempted_at")?,
         attempts: cells.count("attempts")?,
         retry_not_before: cells.time_opt("retry_not_before")?,
@@ -111,7 +116,18 @@ pub(super) fn freshness(cells: &Cells<'_>) -> Result<Freshness, StoreError> {
         (Some(millis), false) => Lifetime::Stated(Duration::from_millis(millis)),
         (Some(millis), true) => Lifetime::Assumed(Duration::from_millis(millis)),
     };
-    Ok(Freshness { issued_at: cells.time("issued_at")?, lifetime, due_at: cells.time_opt("due_at")? })
+    Ok(Freshness {
+        issued_at: cells.time("issued_at")?,
+        lifetime,
+        due_at: cells.time_opt("due_at")?,
+        keep_alive_at: cells.time_opt("keep_alive_at")?,
+    })
+}
+
+/// Whose claim has no outcome yet.
+fn lease(cells: &Cells<'_>) -> Result<Option<Lease>, StoreError> {
+    let (owner, until) = (cells.parse_opt("lease_owner")?, cells.time_opt("lease_until")?);
+    Ok(owner.zip(until).map(|(owner, until)| Lease { owner, until }))
 }
 
 /// A lifetime as the columns `lifetime` (milliseconds, or null) and `lifetime_assumed`.
@@ -128,6 +144,5 @@ fn holding(row: &Row) -> Result<Holding, StoreError> {
         subject: account.get("subject")?,
         is_default: account.get("is_default")?,
         metadata: cells.json("metadata")?,
-        lease_until: cells.time_opt("lease_until")?,
     })
 }

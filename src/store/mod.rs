@@ -10,6 +10,7 @@ mod db;
 mod error;
 mod events;
 mod flows;
+mod freeze;
 mod grants;
 mod keyring;
 mod migrate;
@@ -17,7 +18,9 @@ mod moves;
 mod providers;
 mod record;
 mod redirect_urls;
+mod replicas;
 mod sql;
+mod upkeep;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -34,6 +37,7 @@ pub use moves::{Deposit, Deposited, NewGrant};
 pub use providers::{DeleteProvider, NewProvider, ProviderRow, ProviderSecretRow};
 pub use record::{GrantChange, Outcome, Recorded};
 pub use redirect_urls::RedirectUrlRow;
+pub use replicas::Beat;
 
 use db::Db;
 use sql::{Sql, statements};
@@ -65,6 +69,7 @@ const STATEMENTS: &[&[Sql]] = &[
     claims::ALL,
     events::ALL,
     flows::ALL,
+    freeze::ALL,
     grants::ALL,
     keyring::ALL,
     migrate::ALL,
@@ -72,6 +77,8 @@ const STATEMENTS: &[&[Sql]] = &[
     providers::ALL,
     record::ALL,
     redirect_urls::ALL,
+    replicas::ALL,
+    upkeep::ALL,
 ];
 
 impl Store {

@@ -65,6 +65,10 @@ pub struct NewGrant {
     pub freshness: Freshness,
     /// Until when it is refreshed ahead of being asked for.
     pub ahead_until: Timestamp,
+    /// When the consent runs out by itself, if the provider does that.
+    pub consent_ends_at: Option<Timestamp>,
+    /// When to say so ahead.
+    pub warn_at: Option<Timestamp>,
 }
 
 /// What a deposit came to. But for [`Deposited::Done`], nothing was written.
@@ -104,8 +108,10 @@ statements! {
     CREATE_GRANT {
         "INSERT INTO grants (id, account_id, user_id, provider_id, state, is_current, access_token, access_generation,
             refresh_token, refresh_generation, token_type, scopes, requested_scopes, metadata, issued_at, lifetime,
-            lifetime_assumed, due_at, ahead_until, attempts, fence, committed_fence, created_at)
-         VALUES ($1, $2, $3, $4, 'active', TRUE, $5, 0, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 0, 0, 0, $17)"
+            lifetime_assumed, due_at, ahead_until, keep_alive_at, sweep_at, consent_ends_at, warn_at, attempts, fence,
+            committed_fence, created_at)
+         VALUES ($1, $2, $3, $4, 'active', TRUE, $5, 0, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $18,
+            CASE WHEN CAST($15 AS BIGINT) < CAST($16 AS BIGINT) THEN $15 ELSE $18 END, $19, $20, 0, 0, 0, $17)"
     }
     // The lease stays: an answer on its way is still stored, for the revocation.
     END_CURRENT_GRANT { "UPDATE grants SET state = 'ending', is_current = FALSE WHERE account_id = $1 AND is_current" }
@@ -232,6 +238,9 @@ async fn create_grant(tx: &mut Tx, deposit: &Deposit) -> Result<(), StoreError> 
         grant.freshness.due_at,
         grant.ahead_until,
         deposit.now,
+        grant.freshness.keep_alive_at,
+        grant.consent_ends_at,
+        grant.warn_at,
     ];
     tx.execute(&CREATE_GRANT, values).await.map(drop)
 }

@@ -52,9 +52,9 @@ pub enum Outcome {
     },
     /// No tokens. Stored only if nobody claimed since and no answer came since.
     Verdict {
-        /// Active, suspect or dead.
+        /// Active, suspect or dead. While the provider's verdicts are frozen, dead becomes suspect.
         state: GrantState,
-        /// When the next attempt is due; `None` if none is.
+        /// When the next attempt is due, unless the grant is dead; `None` if none is.
         due_at: Option<Timestamp>,
         /// Before this nobody causes an attempt, not even a caller who waits.
         retry_not_before: Option<Timestamp>,
@@ -62,6 +62,15 @@ pub enum Outcome {
         reason: Option<String>,
         /// The committed fence that the claim saw.
         committed_fence: i64,
+        /// When this came to be known.
+        at: Timestamp,
+    },
+    /// Sent, and not answered: the lease stays, and with its end the grant is in doubt.
+    Unanswered {
+        /// When it is looked at next.
+        due_at: Timestamp,
+        /// Before this nobody causes an attempt, not even a caller who waits.
+        retry_not_before: Timestamp,
     },
 }
 
@@ -80,7 +89,9 @@ macro_rules! write_tokens {
             refresh_token = COALESCE($5, refresh_token),
             refresh_generation = CASE WHEN $5 IS NULL THEN refresh_generation ELSE $3 END,
             token_type = $6, scopes = COALESCE($7, scopes), metadata = COALESCE($8, metadata),
-            issued_at = $9, lifetime = $10, lifetime_assumed = $11, due_at = $12, attempts = 0, retry_not_before = NULL,
+            issued_at = $9, lifetime = $10, lifetime_assumed = $11, due_at = $12, keep_alive_at = $13,
+            sweep_at = CASE WHEN CAST($12 AS BIGINT) < ahead_until THEN $12 ELSE $13 END,
+            attempts = 0, retry_not_before = NULL, doubted_fence = NULL, suspect_at = NULL, dead_at = NULL,
             attempted_at = CASE WHEN fence = $3 THEN NULL ELSE attempted_at END,
             lease_owner = CASE WHEN fence = $3 THEN NULL ELSE lease_owner END,
             lease_until = CASE WHEN fence = $3 THEN NULL ELSE lease_until END,
@@ -93,11 +104,28 @@ statements! {
     REFRESHED { write_tokens!() "AND state <> 'dead' RETURNING id, state" }
     // Its account comes back too, in the same transaction.
     REVIVED { write_tokens!() "RETURNING id, state" }
+    // A suspect is asked about again even if nobody wants its token.
     VERDICT {
         "UPDATE grants SET attempts = attempts + 1, lease_owner = NULL, lease_until = NULL,
-            due_at = CASE WHEN state IN ('active', 'suspect') THEN $6 ELSE due_at END, retry_not_before = $7,
-            state = CASE WHEN state IN ('active', 'suspect') THEN $5 ELSE state END
+            due_at = CASE WHEN state IN ('active', 'suspect') THEN CAST($6 AS BIGINT) END,
+            sweep_at = CASE WHEN state NOT IN ('active', 'suspect') THEN NULL
+                WHEN $6 < ahead_until OR $5 = 'suspect' OR keep_alive_at < $6 THEN $6 ELSE keep_alive_at END,
+            suspect_at = CASE WHEN $5 = 'suspect' THEN COALESCE(suspect_at, CAST($8 AS BIGINT)) END,
+            retry_not_before = $7, state = CASE WHEN state IN ('active', 'suspect') THEN $5 ELSE state END
          WHERE id = $1 AND account_id = $2 AND fence = $3 AND committed_fence = $4
+         RETURNING id, state"
+    }
+    DEATH {
+        "UPDATE grants SET attempts = attempts + 1, lease_owner = NULL, lease_until = NULL, due_at = NULL, sweep_at = NULL,
+            suspect_at = COALESCE(suspect_at, $5), dead_at = $5, retry_not_before = NULL, state = 'dead'
+         WHERE id = $1 AND account_id = $2 AND fence = $3 AND committed_fence = $4 AND state IN ('active', 'suspect')
+            AND NOT EXISTS (SELECT 1 FROM providers p WHERE p.id = grants.provider_id AND p.frozen_until > $5)
+         RETURNING id, state"
+    }
+    UNANSWERED {
+        "UPDATE grants SET attempts = attempts + 1, due_at = CAST($4 AS BIGINT), retry_not_before = $5,
+            sweep_at = CASE WHEN sweep_at IS NOT NULL THEN CAST($4 AS BIGINT) END
+         WHERE id = $1 AND account_id = $2 AND fence = $3 AND committed_fence < $3
          RETURNING id, state"
     }
     ACCOUNT_ENDS {
@@ -132,15 +160,24 @@ impl Store {
                     lifetime,
                     assumed,
                     freshness.due_at,
+                    freshness.keep_alive_at,
                 ];
                 self.record_tokens(change, values).await
             }
-            Outcome::Verdict { state, due_at, retry_not_before, reason, committed_fence } => {
-                let values = args![grant, account, fence, *committed_fence, state.as_str(), *due_at, *retry_not_before];
+            Outcome::Verdict { state, due_at, retry_not_before, reason, committed_fence, at } => {
+                // While verdicts are frozen a death is one more suspicion.
+                let kept = if *state == GrantState::Dead { GrantState::Suspect } else { *state };
+                let values =
+                    args![grant, account, fence, *committed_fence, kept.as_str(), *due_at, *retry_not_before, *at];
                 if *state == GrantState::Dead {
-                    return self.record_death(change, values, reason.as_deref()).await;
+                    let death = args![grant, account, fence, *committed_fence, *at];
+                    return self.record_death(change, death, values, reason.as_deref()).await;
                 }
                 recorded(self.db.change(&VERDICT, values).await?.first())
+            }
+            Outcome::Unanswered { due_at, retry_not_before } => {
+                let values = args![grant, account, fence, *due_at, *retry_not_before];
+                recorded(self.db.change(&UNANSWERED, values).await?.first())
             }
         }
     }
@@ -165,14 +202,15 @@ impl Store {
     async fn record_death(
         &self,
         change: &GrantChange,
-        values: &[Value<'_>],
+        death: &[Value<'_>],
+        suspicion: &[Value<'_>],
         reason: Option<&str>,
     ) -> Result<Recorded, StoreError> {
         let mut tx = self.db.begin().await?;
-        let outcome = recorded(tx.all(&VERDICT, values).await?.first())?;
-        if outcome == Recorded::Stored(GrantState::Dead)
-            && tx.execute(&ACCOUNT_ENDS, args![change.account, reason]).await? == 1
-        {
+        let mut outcome = recorded(tx.all(&DEATH, death).await?.first())?;
+        if outcome == Recorded::Superseded {
+            outcome = recorded(tx.all(&VERDICT, suspicion).await?.first())?;
+        } else if tx.execute(&ACCOUNT_ENDS, args![change.account, reason]).await? == 1 {
             tell(&mut tx, change).await?;
         }
         tx.commit().await?;

@@ -15,6 +15,18 @@ pub const REQUEST_SECONDS: &str = "token_wallet_request_duration_seconds";
 /// Counter: refreshes, by `provider` (slug) and `outcome` (`refreshed`, `refused`, `unavailable`, …).
 pub const REFRESHES: &str = "token_wallet_refreshes_total";
 
+/// Counter: ended runs of jobs, by `job` and `outcome` (`well`, `failed`).
+pub const JOB_RUNS: &str = "token_wallet_job_runs_total";
+
+/// Counter: refreshes that were sent and not answered, so that their outcome is in doubt, by `provider`.
+pub const IN_DOUBT: &str = "token_wallet_refreshes_in_doubt_total";
+
+/// Counter: grants ended because a new refresh token was lost with the answer that brought it, by `provider`.
+pub const ROTATION_OUTCOME_LOST: &str = "token_wallet_rotation_outcome_lost_total";
+
+/// Counter: how often a provider refused so many grants at once that none was ended for a while, by `provider`.
+pub const VERDICTS_FROZEN: &str = "token_wallet_verdicts_frozen_total";
+
 /// Upper bounds in seconds: a hot get takes microseconds, a refresh waits for a provider.
 const REQUEST_BUCKETS: [f64; 12] = [0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
 
@@ -29,6 +41,13 @@ pub fn install() {
         describe_counter!(REQUESTS, "Answered requests by method and gRPC code");
         describe_histogram!(REQUEST_SECONDS, Unit::Seconds, "Seconds until a request was answered, by method");
         describe_counter!(REFRESHES, "Refreshes by provider and outcome");
+        describe_counter!(JOB_RUNS, "Ended runs of jobs, by job and outcome");
+        describe_counter!(IN_DOUBT, "Refreshes that were sent and not answered, by provider");
+        describe_counter!(
+            ROTATION_OUTCOME_LOST,
+            "Grants ended because a new refresh token was lost on its way, by provider"
+        );
+        describe_counter!(VERDICTS_FROZEN, "Waves of refusals that ended no grant, by provider");
         Some(handle)
     });
 }
@@ -49,6 +68,26 @@ pub fn request(method: &'static str, code: &'static str, took: Duration) {
 /// Counts a refresh.
 pub fn refresh(provider: &str, outcome: &'static str) {
     counter!(REFRESHES, "provider" => provider.to_owned(), "outcome" => outcome).increment(1);
+}
+
+/// Counts an ended run of a job.
+pub fn job_run(job: &'static str, outcome: &'static str) {
+    counter!(JOB_RUNS, "job" => job, "outcome" => outcome).increment(1);
+}
+
+/// Counts a refresh that was not answered.
+pub fn in_doubt(provider: &str) {
+    counter!(IN_DOUBT, "provider" => provider.to_owned()).increment(1);
+}
+
+/// Counts a grant that ended because an answer was lost.
+pub fn rotation_outcome_lost(provider: &str) {
+    counter!(ROTATION_OUTCOME_LOST, "provider" => provider.to_owned()).increment(1);
+}
+
+/// Counts a wave of refusals.
+pub fn verdicts_frozen(provider: &str) {
+    counter!(VERDICTS_FROZEN, "provider" => provider.to_owned()).increment(1);
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::domain::ids::{AccountId, GrantId};
 use crate::domain::policy;
 use crate::domain::provider::{Profile, TokenAnswer, Verdict};
 use crate::domain::secret::{AuthorizationCode, PkceVerifier};
-use crate::providers::Provider;
+use crate::providers::{Entry, Provider};
 use crate::store::{ClaimedFlow, Deposit, Deposited, NewGrant};
 use crate::vault::Owner;
 
@@ -90,6 +90,7 @@ impl Wallet {
         profile: &Profile,
         sent_at: Timestamp,
     ) -> Result<Outcome, Failure> {
+        let entry = self.0.registry.by_id(flow.provider).await?.entry;
         for _ in 0..TRIES {
             let standing = self.0.store.account_by_subject(flow.provider, &profile.subject).await?;
             let (account, existing) = match standing {
@@ -97,7 +98,7 @@ impl Wallet {
                 Some((account, _)) => (account, true),
                 None => (AccountId::new(self.0.clock.now()), false),
             };
-            let deposit = self.deposit_of(flow, answer, profile, sent_at, (account, existing))?;
+            let deposit = self.deposit_of(entry, flow, answer, profile, sent_at, (account, existing))?;
             match self.0.store.deposit(&deposit).await? {
                 Deposited::Done => return Ok(Outcome { account, created: !existing }),
                 Deposited::Changed => {}
@@ -110,6 +111,7 @@ impl Wallet {
 
     fn deposit_of(
         &self,
+        entry: &Entry,
         flow: &Flow,
         answer: &TokenAnswer,
         profile: &Profile,
@@ -118,7 +120,8 @@ impl Wallet {
     ) -> Result<Deposit, Failure> {
         let now = self.0.clock.now();
         let refreshable = answer.refresh_token.is_some();
-        let freshness = Freshness::of(answer, refreshable, sent_at, 0.0, spread());
+        let idle = entry.idle_life();
+        let freshness = Freshness::of(answer, refreshable, idle, sent_at, self.0.load(flow.provider), spread());
         let ahead_until = now.plus(policy::ahead_for(freshness.lifetime.span(), self.0.ahead_for));
         let scopes = answer.scopes.clone().unwrap_or_else(|| flow.scopes.clone());
         let grant = Grant {
@@ -134,6 +137,8 @@ impl Wallet {
             refresh_generation: refreshable.then_some(0),
             fence: 0,
             committed_fence: 0,
+            lease: None,
+            doubted_fence: None,
             attempted_at: None,
             attempts: 0,
             retry_not_before: None,
@@ -164,6 +169,8 @@ impl Wallet {
                 metadata: answer.metadata.clone(),
                 freshness,
                 ahead_until,
+                consent_ends_at: entry.consent_life().filter(|_| refreshable).map(|life| sent_at.plus(life)),
+                warn_at: entry.consent_life().filter(|_| refreshable).map(|life| policy::warn_at(sent_at, life)),
             },
             now,
         })

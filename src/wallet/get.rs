@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::flights::Landing;
+use super::refresh::Errand;
 use super::{Ids, Inner, Wallet};
 use crate::access::permit::{Permit, ReadToken};
 use crate::clock::Timestamp;
@@ -20,12 +21,14 @@ const FIRST_LOOK: Duration = Duration::from_millis(100);
 const LAST_LOOK: Duration = Duration::from_millis(500);
 
 /// Which token is wanted, besides whose and where.
-#[derive(Clone, Debug, Default)]
+#[derive(Default)]
 pub struct TokenRequest {
     /// One of the user's accounts; unset: the default one, or the only one.
     pub account: Option<AccountId>,
     /// What the token must be good for.
     pub need: Need,
+    /// A token of the account that the provider's API has just refused.
+    pub rejected: Option<AccessToken>,
 }
 
 /// A token handed out.
@@ -56,23 +59,32 @@ impl Wallet {
         let mut look_again = FIRST_LOOK;
         loop {
             let holding = choose(self.0.store.holdings(user, provider).await?, request.account)?;
-            let stale_will_do = match holding.grant.serve(&request.need, self.0.clock.now()) {
+            let now = self.0.clock.now();
+            let rejected = self.is_rejected(&holding, request).await?;
+            let serve = if rejected {
+                holding.grant.serve_rejected(&request.need, now)
+            } else {
+                holding.grant.serve(&request.need, now)
+            };
+            let (errand, stale_will_do) = match serve {
                 Serve::Now => return self.hand_out(holding).await,
                 Serve::NowThenRefresh => {
-                    drop(self.refresh(&holding));
+                    drop(self.fly(&holding.grant, Errand::Ahead));
                     return self.hand_out(holding).await;
                 }
                 Serve::Refuse(refusal) => return Err(self.failure(refusal)),
                 // What the provider issues is already too short for its own margin: above the floor it will do.
-                Serve::AfterRefresh { .. } if refreshed && holding.grant.lives(self.0.clock.now()) => {
+                Serve::AfterRefresh { .. } if refreshed && !rejected && holding.grant.lives(now) => {
                     return self.hand_out(holding).await;
                 }
                 Serve::AfterRefresh { .. } if refreshed => {
                     return Err(Failure::ProviderUnavailable { retry_after: Duration::from_secs(1) });
                 }
-                Serve::AfterRefresh { stale_will_do } => stale_will_do,
+                Serve::AfterRefresh { stale_will_do } if rejected => (Errand::Rejected, stale_will_do),
+                Serve::AfterRefresh { stale_will_do } => (Errand::Wanted, stale_will_do),
+                Serve::Probe => (Errand::Probe, false),
             };
-            match self.refresh(&holding).arrive().await {
+            match self.fly(&holding.grant, errand).arrive().await {
                 Landing::Refreshed => refreshed = true,
                 Landing::Elsewhere => {
                     // Real time, not the clock's: this waits for another process, or for a moment at the store.
@@ -87,6 +99,21 @@ impl Wallet {
         }
     }
 
+    /// Whether the token at hand is the one that the caller reports as rejected.
+    async fn is_rejected(&self, holding: &Holding, request: &TokenRequest) -> Result<bool, Failure> {
+        let Some(rejected) = &request.rejected else { return Ok(false) };
+        Ok(self.open(holding).await? == *rejected)
+    }
+
+    async fn open(&self, holding: &Holding) -> Result<AccessToken, Failure> {
+        let grant = &holding.grant;
+        let opened = self.0.vault.open_cell(&holding.access_token, &Ids::of(grant).at(grant.access_generation));
+        if opened.is_err() {
+            self.0.quarantine(grant, "access_token").await;
+        }
+        opened.map_err(|_| Failure::GrantQuarantined)
+    }
+
     async fn hand_out_while_it_lives(&self, holding: Holding) -> Result<Handout, Failure> {
         if holding.grant.lives(self.0.clock.now()) {
             return self.hand_out(holding).await;
@@ -95,12 +122,8 @@ impl Wallet {
     }
 
     async fn hand_out(&self, holding: Holding) -> Result<Handout, Failure> {
-        let Holding { grant, access_token, subject, metadata, .. } = holding;
-        let ids = Ids::of(&grant);
-        let Ok(access_token) = self.0.vault.open_cell(&access_token, &ids.at(grant.access_generation)) else {
-            self.0.quarantine(&grant, "access_token").await;
-            return Err(Failure::GrantQuarantined);
-        };
+        let access_token = self.open(&holding).await?;
+        let Holding { grant, subject, metadata, .. } = holding;
         self.keep_ahead(&grant);
         Ok(Handout {
             access_token,
@@ -136,6 +159,7 @@ impl Wallet {
             Refusal::NoRefreshToken => Failure::NoRefreshToken,
             Refusal::Quarantined => Failure::GrantQuarantined,
             Refusal::NotLinked => Failure::AccountNotLinked,
+            Refusal::Rejected(until) => Failure::AccessTokenRejected { retry_after: until.since(self.0.clock.now()) },
             Refusal::Wait(until) => Failure::ProviderUnavailable { retry_after: until.since(self.0.clock.now()) },
         }
     }

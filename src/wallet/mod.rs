@@ -3,7 +3,10 @@
 mod deposit;
 mod flights;
 mod get;
+mod probe;
+mod recover;
 mod refresh;
+mod replica;
 mod sweep;
 mod verdict;
 
@@ -13,7 +16,7 @@ use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::domain::error::Failure;
 use crate::domain::event::Event;
 use crate::domain::flow::Flow;
@@ -27,6 +30,7 @@ pub use deposit::RedeemError;
 pub use get::{Handout, TokenRequest};
 
 use flights::Flights;
+use replica::Pulse;
 
 /// Holds the grants of all users: takes them in, keeps them fresh, hands out their access tokens. Cheap to clone.
 #[derive(Clone)]
@@ -44,6 +48,10 @@ struct Inner {
     flights: Flights,
     /// Providers whose due grants are being claimed.
     sweeping: Mutex<HashSet<ProviderId>>,
+    /// When this replica began to run.
+    started_at: Timestamp,
+    /// What is known of this replica among others.
+    pulse: Mutex<Pulse>,
     /// Work that goes on when its callers leave.
     tasks: TaskTracker,
 }
@@ -59,8 +67,21 @@ impl Wallet {
         ahead_for: Duration,
         tasks: TaskTracker,
     ) -> Self {
-        let (flights, sweeping) = (Flights::default(), Mutex::default());
-        Self(Arc::new(Inner { store, vault, registry, clock, replica, ahead_for, flights, sweeping, tasks }))
+        let started_at = clock.now();
+        let (flights, sweeping, pulse) = (Flights::default(), Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner {
+            store,
+            vault,
+            registry,
+            clock,
+            replica,
+            ahead_for,
+            flights,
+            sweeping,
+            started_at,
+            pulse,
+            tasks,
+        }))
     }
 
     /// Takes an account's grant out of use: no get that starts later serves it. False if the account is unlinked

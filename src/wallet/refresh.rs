@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::flights::{Landing, Passenger};
 use super::{Ids, Inner, Wallet, spread};
+use crate::domain::doubt::Reuse;
 use crate::domain::error::Failure;
 use crate::domain::event::{Event, EventKind};
 use crate::domain::grant::{Freshness, Grant};
@@ -13,7 +14,7 @@ use crate::domain::policy;
 use crate::domain::provider::{TokenAnswer, Verdict};
 use crate::domain::secret::RefreshToken;
 use crate::providers::{Permit, Provider};
-use crate::store::{Claim, GrantChange, Holding, Outcome, Recorded, StoreError};
+use crate::store::{Claim, GrantChange, Outcome, Recorded, StoreError};
 use crate::telemetry;
 
 /// A claim that could not be followed by its request within this is given back unsent: by then somebody else may
@@ -27,16 +28,28 @@ const STOPPING: Duration = Duration::from_secs(1);
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
 pub(super) const LAST_PAUSE: Duration = Duration::from_secs(2);
 
+/// Why a grant is flown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Errand {
+    /// Its token is due, and nobody waits.
+    Ahead,
+    /// Somebody waits for a token.
+    Wanted,
+    /// Somebody waits whose token the provider's API has refused.
+    Rejected,
+    /// The same, and the grant cannot be refreshed: the provider is asked whether its token lives.
+    Probe,
+}
+
 impl Wallet {
-    /// Joins the refresh of the holding's grant, starting it if none is under way. Dropping the passenger does not
-    /// end the flight.
-    pub(super) fn refresh(&self, holding: &Holding) -> Passenger {
-        let (passenger, flight) = self.0.flights.board(holding.grant.id);
+    /// Joins the flight of a grant, starting it if none is under way. Dropping the passenger does not end the flight.
+    pub(super) fn fly(&self, judged: &Grant, errand: Errand) -> Passenger {
+        let (passenger, flight) = self.0.flights.board(judged.id);
         if let Some(flight) = flight {
-            let (inner, grant) = (Arc::clone(&self.0), holding.grant.clone());
+            let (inner, judged) = (Arc::clone(&self.0), judged.clone());
             self.0.tasks.spawn(async move {
-                let landing = inner.claim_and_redeem(&grant).await;
-                flight.land(landing);
+                let landing = inner.run(&judged, errand).await;
+                flight.land(landing.unwrap_or_else(Landing::Failed));
             });
         }
         passenger
@@ -45,22 +58,28 @@ impl Wallet {
 
 impl Inner {
     /// Claims the grant, unless it has changed since it was judged, and redeems its refresh token.
-    async fn claim_and_redeem(&self, judged: &Grant) -> Landing {
-        let provider = match self.registry.by_id(judged.provider).await {
-            Ok(provider) => provider,
-            Err(failure) => return Landing::Failed(failure),
-        };
+    async fn run(&self, judged: &Grant, errand: Errand) -> Result<Landing, Failure> {
+        let provider = self.registry.by_id(judged.provider).await?;
+        if let Some(landing) = self.doubt(&provider, judged, errand).await? {
+            return Ok(landing);
+        }
         let _permit = self.registry.gate().permit(provider.id).await;
         if self.tasks.is_closed() {
-            return Landing::Failed(Failure::ProviderUnavailable { retry_after: STOPPING });
+            return Err(Failure::ProviderUnavailable { retry_after: STOPPING });
         }
         let now = self.clock.now();
         let until = now.plus(policy::LEASE);
-        let (generation, fence) = (judged.access_generation, judged.fence);
-        match self.store.claim(judged.id, generation, fence, self.replica, now, until).await {
-            Ok(Some(claim)) => self.redeem(&provider, claim).await,
-            Ok(None) => Landing::Elsewhere,
-            Err(error) => Landing::Failed(error.into()),
+        if errand == Errand::Probe {
+            let claimed = self.store.claim_for_probe(judged, self.replica, now, until).await?;
+            return match claimed {
+                Some(grant) => self.probe(&provider, &grant).await,
+                None => Ok(Landing::Elsewhere),
+            };
+        }
+        let harmless = provider.entry.reuse() == Reuse::Harmless;
+        match self.store.claim(judged, harmless, self.replica, now, until).await? {
+            Some(claim) => Ok(self.redeem(&provider, claim).await),
+            None => Ok(Landing::Elsewhere),
         }
     }
 
@@ -97,21 +116,29 @@ impl Inner {
             result.as_ref().map_or_else(Verdict::as_str, |_| "refreshed"),
         );
         match result {
-            Ok(answer) => self.keep(&grant, &ids, answer, sent_at).await,
-            Err(verdict) => self.note(&grant, verdict).await,
+            Ok(answer) => self.keep(provider, &grant, &ids, answer, sent_at).await,
+            Err(verdict) => self.note(provider, &grant, verdict).await,
         }
     }
 
     async fn give_back(&self, grant: &Grant) -> Landing {
-        if let Err(error) = self.store.release(grant.id, grant.fence).await {
+        if let Err(error) = self.store.release(grant.id, grant.fence, self.clock.now()).await {
             tracing::warn!(grant = %grant.id, %error, "could not give back a claim; its lease will run out");
         }
         Landing::Elsewhere
     }
 
     /// Stores a new token. It is the only copy that there may be, so this does not give up.
-    async fn keep(&self, grant: &Grant, ids: &Ids, answer: TokenAnswer, sent_at: crate::clock::Timestamp) -> Landing {
-        let freshness = Freshness::of(&answer, true, sent_at, 0.0, spread());
+    async fn keep(
+        &self,
+        provider: &Provider,
+        grant: &Grant,
+        ids: &Ids,
+        answer: TokenAnswer,
+        sent_at: crate::clock::Timestamp,
+    ) -> Landing {
+        let idle = provider.entry.idle_life();
+        let freshness = Freshness::of(&answer, true, idle, sent_at, self.load(provider.id), spread());
         let sealed = self.vault.seal(&answer.access_token, &ids.at(grant.fence)).and_then(|access_token| {
             let refresh_token = answer.refresh_token.as_ref();
             let refresh_token = refresh_token.map(|token| self.vault.seal(token, &ids.at(grant.fence))).transpose()?;
@@ -146,19 +173,6 @@ impl Inner {
             Ok(Recorded::Stored(_)) => Landing::Refreshed,
             Ok(Recorded::Superseded) => Landing::Elsewhere,
             Err(error) => Landing::Failed(error.into()),
-        }
-    }
-
-    /// Stores what the provider's refusal or silence means.
-    async fn note(&self, grant: &Grant, verdict: Verdict) -> Landing {
-        let (change, failure) = self.verdict(grant, verdict);
-        match self.store.record(&change).await {
-            Ok(Recorded::Stored(_)) => Landing::Failed(failure),
-            Ok(Recorded::Superseded) => Landing::Elsewhere,
-            Err(error) => {
-                tracing::warn!(grant = %grant.id, %error, "could not store a verdict; the lease will run out");
-                Landing::Failed(failure)
-            }
         }
     }
 

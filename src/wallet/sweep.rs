@@ -9,6 +9,9 @@ use crate::domain::ids::ProviderId;
 use crate::domain::policy;
 use crate::store::StoreError;
 
+/// One run plans at most so many anew that nobody asks for: they are in nobody's way.
+const RETIRED_AT_ONCE: u32 = 1_000;
+
 impl Wallet {
     /// Starts refreshing what is due, provider by provider, each in a task of its own so that a slow provider does
     /// not keep the others waiting. A provider whose last sweep is still at work is left to it.
@@ -39,6 +42,7 @@ impl Sweep {
     async fn claim_all(&self) -> Result<(), crate::domain::error::Failure> {
         let inner = &self.inner;
         let provider = Arc::new(inner.registry.by_id(self.provider).await?);
+        inner.store.retire_unwanted(self.provider, inner.clock.now(), RETIRED_AT_ONCE).await?;
         loop {
             let first = inner.registry.gate().permit(self.provider).await;
             let mut permits = vec![first];

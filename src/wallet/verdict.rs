@@ -1,48 +1,147 @@
-//! What a failed refresh makes of its grant. Only a refusal, confirmed, ends one.
+//! What a failed refresh makes of its grant. Only a refusal, confirmed, ends one; and none is ended while the provider
+//! refuses too many at once.
 
+use std::time::Duration;
+
+use super::flights::Landing;
 use super::{Inner, spread};
+use crate::clock::Timestamp;
+use crate::domain::doubt::{self, Reuse};
 use crate::domain::error::Failure;
 use crate::domain::event::{Event, EventKind};
 use crate::domain::grant::{Grant, GrantState};
-use crate::domain::policy;
 use crate::domain::provider::Verdict;
-use crate::store::{GrantChange, Outcome};
+use crate::providers::Provider;
+use crate::store::{GrantChange, Outcome, Recorded};
+use crate::telemetry::metrics;
+
+/// Why an account needs a new consent whose refresh token was spent by a request that was never answered.
+const OUTCOME_LOST: &str = "rotation_outcome_lost";
+
+/// Refusals are counted over this.
+const WAVE: Duration = Duration::from_mins(1);
+
+/// So many grants that turn suspect within a [`WAVE`] are a wave, and so is a tenth of what was attempted, if more.
+const WAVE_AT_LEAST: u32 = 5;
+
+/// Verdicts are frozen until this long after the last new suspect.
+const FREEZE: Duration = Duration::from_mins(30);
+
+/// Grants ended this shortly before a wave was noticed are part of it.
+const PART_OF_WAVE: Duration = Duration::from_mins(5);
 
 impl Inner {
-    /// The change to store, and what waiting callers are told.
-    pub(super) fn verdict(&self, grant: &Grant, verdict: Verdict) -> (GrantChange, Failure) {
-        let now = self.clock.now();
-        let spread = spread();
-        let unavailable =
-            |until: crate::clock::Timestamp| Failure::ProviderUnavailable { retry_after: until.since(now) };
-        let retry_not_before = match &verdict {
-            Verdict::Refused(_) => grant.refused(now).1,
-            Verdict::Later { after } => after.map(|after| now.plus(after)),
-            // The provider may have acted: nobody asks before the lease would have run out.
-            Verdict::Unknown => Some(now.plus(policy::LEASE)),
-            Verdict::Misconfigured(_) => None,
-        };
-        let deferred = grant.deferred(now, retry_not_before, spread);
-        let (state, due_at, reason, failure) = match verdict {
-            Verdict::Refused(code) => match grant.refused(now) {
-                (state, Some(due_at)) => (state, Some(due_at), Some(code), unavailable(due_at)),
-                (state, None) => (state, None, Some(code), Failure::ReauthorizationRequired),
-            },
-            Verdict::Misconfigured(code) => {
-                tracing::error!(provider = %grant.provider, code, "the provider does not accept the client credentials");
-                (grant.state, Some(deferred), Some(code), Failure::ProviderMisconfigured)
+    /// Stores what the provider's refusal or silence means.
+    pub(super) async fn note(&self, provider: &Provider, grant: &Grant, verdict: Verdict) -> Landing {
+        let (change, failure) = self.verdict(provider, grant, verdict);
+        match self.store.record(&change).await {
+            Ok(Recorded::Stored(state)) => {
+                self.after(provider, grant, state).await;
+                let ended = failure == Failure::ReauthorizationRequired && state != GrantState::Dead;
+                // The provider's verdicts are frozen.
+                Landing::Failed(if ended { self.unavailable_for(WAVE) } else { failure })
             }
-            Verdict::Later { .. } | Verdict::Unknown => (grant.state, Some(deferred), None, unavailable(deferred)),
+            Ok(Recorded::Superseded) => Landing::Elsewhere,
+            Err(error) => {
+                tracing::warn!(grant = %grant.id, %error, "could not store a verdict; the lease will run out");
+                Landing::Failed(failure)
+            }
+        }
+    }
+
+    /// The change to store, and what waiting callers are told.
+    fn verdict(&self, provider: &Provider, grant: &Grant, verdict: Verdict) -> (GrantChange, Failure) {
+        let now = self.clock.now();
+        let unavailable = |until: Timestamp| Failure::ProviderUnavailable { retry_after: until.since(now) };
+        let reuse = provider.entry.reuse();
+        let (state, retry_not_before, reason, failure) = match verdict {
+            Verdict::Refused(code) => {
+                let (state, again_at) = grant.refused(now);
+                let failure = again_at.map_or(Failure::ReauthorizationRequired, unavailable);
+                (state, again_at, Some(code), failure)
+            }
+            Verdict::Misconfigured(code) => {
+                tracing::error!(provider = %provider.slug, code, "the provider does not accept the client credentials");
+                (grant.state, None, Some(code), Failure::ProviderMisconfigured)
+            }
+            Verdict::Later { after } => {
+                let until = after.map(|after| now.plus(after));
+                (grant.state, until, None, unavailable(grant.deferred(now, until, 1.0)))
+            }
+            Verdict::Unknown if reuse != Reuse::Harmless => return self.unanswered(provider, grant, now),
+            Verdict::Unknown => (grant.state, None, None, unavailable(grant.deferred(now, None, 1.0))),
+        };
+        let due_at = match (state, retry_not_before) {
+            (GrantState::Suspect, Some(confirm_at)) if grant.state != GrantState::Suspect => confirm_at,
+            _ => grant.deferred(now, retry_not_before, spread()),
+        };
+        let reason = match grant.doubted_fence {
+            Some(_) if state == GrantState::Dead => Some(OUTCOME_LOST.to_owned()),
+            _ => reason,
         };
         let event = (state == GrantState::Dead).then(|| {
-            tracing::info!(grant = %grant.id, account = %grant.account, "the provider ended a grant; the user must authorize again");
             Event::new(EventKind::AccountReauthorizationRequired, now, grant.user.clone(), grant.provider)
                 .account(grant.account)
                 .grant(grant.id)
                 .because(reason.as_deref().unwrap_or_default())
         });
-        let outcome =
-            Outcome::Verdict { state, due_at, retry_not_before, reason, committed_fence: grant.committed_fence };
-        (GrantChange { grant: grant.id, account: grant.account, fence: grant.fence, outcome, event }, failure)
+        let due_at = grant.refreshable().then_some(due_at);
+        let committed_fence = grant.committed_fence;
+        let outcome = Outcome::Verdict { state, due_at, retry_not_before, reason, committed_fence, at: now };
+        (change(grant, outcome, event), failure)
     }
+
+    /// The provider may have acted: nobody asks before the lease would have run out, and then only as
+    /// [`crate::domain::doubt`] allows.
+    fn unanswered(&self, provider: &Provider, grant: &Grant, now: Timestamp) -> (GrantChange, Failure) {
+        let lease_end = grant.lease.map_or(now, |lease| lease.until);
+        let due_at = doubt::next_look(grant, provider.entry.reuse(), now);
+        tracing::warn!(grant = %grant.id, "a refresh was not answered; its outcome is in doubt");
+        metrics::in_doubt(provider.slug.as_str());
+        let failure = Failure::ProviderUnavailable { retry_after: due_at.since(now) };
+        (change(grant, Outcome::Unanswered { due_at, retry_not_before: lease_end }, None), failure)
+    }
+
+    /// What a stored verdict means beyond its grant.
+    async fn after(&self, provider: &Provider, before: &Grant, state: GrantState) {
+        match state {
+            GrantState::Dead => {
+                tracing::info!(grant = %before.id, account = %before.account, "the provider ended a grant; the user must authorize again");
+                if before.doubted_fence.is_some() {
+                    metrics::rotation_outcome_lost(provider.slug.as_str());
+                }
+            }
+            GrantState::Suspect if before.state != GrantState::Suspect => {
+                if let Err(error) = self.freeze_a_wave(provider).await {
+                    tracing::warn!(provider = %provider.slug, %error, "could not look for a wave of refusals");
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Freezes the provider's verdicts if too many of its grants turned suspect at once.
+    async fn freeze_a_wave(&self, provider: &Provider) -> Result<(), crate::store::StoreError> {
+        let now = self.clock.now();
+        let suspected = self.store.suspected(provider.id, now.minus(WAVE)).await?;
+        let frozen = self.store.frozen_until(provider.id).await?.is_some_and(|until| until > now);
+        if !frozen && suspected < WAVE_AT_LEAST.max(self.attempts_everywhere(provider) / 10) {
+            return Ok(());
+        }
+        let ended_after = now.minus(PART_OF_WAVE);
+        let back = self.store.freeze_verdicts(provider.id, now.plus(FREEZE), ended_after, now).await?;
+        if !frozen {
+            tracing::error!(provider = %provider.slug, suspected, back, "too many grants are refused at once: none is ended for now");
+            metrics::verdicts_frozen(provider.slug.as_str());
+        }
+        Ok(())
+    }
+
+    fn unavailable_for(&self, retry_after: Duration) -> Failure {
+        Failure::ProviderUnavailable { retry_after }
+    }
+}
+
+fn change(grant: &Grant, outcome: Outcome, event: Option<Event>) -> GrantChange {
+    GrantChange { grant: grant.id, account: grant.account, fence: grant.fence, outcome, event }
 }

@@ -5,6 +5,7 @@ use crate::access::permit::ReadToken;
 use crate::domain::error::Failure;
 use crate::domain::grant::Need;
 use crate::domain::provider::Slug;
+use crate::domain::secret::AccessToken;
 use crate::proto::v1;
 use crate::wallet::{Handout, TokenRequest};
 
@@ -15,7 +16,8 @@ pub(in crate::api) fn request(request: v1::GetAccessTokenRequest) -> Result<(Rea
         scopes: fields::scopes("required_scopes", request.required_scopes)?,
     };
     let account = fields::optional_id("external_account_id", &request.external_account_id)?;
-    Ok((action, TokenRequest { account, need }))
+    let rejected = Some(request.rejected_access_token).filter(|token| !token.is_empty()).map(AccessToken::new);
+    Ok((action, TokenRequest { account, need, rejected }))
 }
 
 pub(in crate::api) fn answer(provider: &Slug, handout: Handout) -> v1::GetAccessTokenResponse {

@@ -30,12 +30,15 @@ const USER: &str = "demo";
 /// The user that the printed browser link is for; a second account of [`USER`] would make "the" account ambiguous.
 const GUEST: &str = "alice";
 
-/// The provider's slug, and its catalog entry.
+/// The provider's slug.
 const PROVIDER: &str = "sandbox";
+
+/// Its catalog entry.
+const CATALOG_ENTRY: &str = "sandbox_grace";
 
 /// How long a redeemed refresh token still answers. A wallet that is killed while the answer is on its way then goes on
 /// with the old one, as at real providers that rotate.
-const GRACE: Duration = Duration::from_secs(30);
+const GRACE: Duration = Duration::from_mins(1);
 
 const NOTES: &str = "\
 Examples:
@@ -202,6 +205,7 @@ async fn ensure_provider(remote: &Remote) -> anyhow::Result<()> {
     }
     let request = CreateProviderRequest {
         slug: PROVIDER.to_owned(),
+        catalog_entry: CATALOG_ENTRY.to_owned(),
         client_id: DEFAULT_CLIENT_ID.to_owned(),
         client_secret: DEFAULT_CLIENT_SECRET.to_owned(),
         ..CreateProviderRequest::default()

@@ -1,7 +1,7 @@
 //! Claims: one redemption in flight a grant.
 
 use token_wallet::domain::event::EventKind;
-use token_wallet::domain::grant::GrantState;
+use token_wallet::domain::grant::{Grant, GrantState, Lease};
 use token_wallet::domain::ids::{GrantId, ReplicaId};
 use token_wallet::store::{Claim, GrantChange, Outcome, Recorded};
 
@@ -12,8 +12,11 @@ on_both_engines! {
     a_claim_shows_the_grant_as_it_is_after_it
     a_claim_needs_the_judged_token_and_no_live_lease
     who_judged_before_another_attempt_must_judge_again
+    a_claim_that_stands_is_renewed_by_its_owner_alone
     a_released_claim_can_be_taken_at_once_under_a_new_fence
-    leases_are_voided_without_touching_fences
+    a_released_claim_leaves_an_older_doubt
+    a_replica_that_starts_again_leaves_its_grants_in_doubt
+    what_is_in_doubt_is_not_swept_but_looked_at
     due_grants_are_claimed_oldest_first_up_to_the_limit
     sweeps_at_once_share_what_is_due
     grants_that_nobody_asks_for_are_left_alone
@@ -31,10 +34,12 @@ fn me() -> ReplicaId {
 
 async fn fifty_claims_at_once_have_one_winner(store: &Fixture) {
     let grant = ann(store).await;
+    let judged = store.judged(grant).await;
     let mut claims = tokio::task::JoinSet::new();
     for _ in 0..50 {
         let store = (*store).clone();
-        claims.spawn(async move { store.claim(grant, 0, 0, me(), NOW, at(20)).await.unwrap() });
+        let judged = judged.clone();
+        claims.spawn(async move { store.claim(&judged, false, me(), NOW, at(20)).await.unwrap() });
     }
     assert_eq!(claims.join_all().await.into_iter().flatten().count(), 1);
     assert_eq!(store.holding(grant).await.unwrap().unwrap().grant.fence, 1);
@@ -42,67 +47,127 @@ async fn fifty_claims_at_once_have_one_winner(store: &Fixture) {
 
 async fn a_claim_shows_the_grant_as_it_is_after_it(store: &Fixture) {
     let grant = ann(store).await;
-    let before = store.holding(grant).await.unwrap().unwrap().grant;
-    let Claim { grant: after, refresh_token } = store.claim(grant, 0, 0, me(), at(5), at(25)).await.unwrap().unwrap();
+    let before = store.judged(grant).await;
+    let owner = me();
+    let claim = store.claim(&before, false, owner, at(5), at(25)).await.unwrap().unwrap();
+    let Claim { grant: after, refresh_token } = claim;
     assert_eq!(refresh_token, sealed(11));
-    let holding = store.holding(grant).await.unwrap().unwrap();
-    assert_eq!((&holding.grant, holding.lease_until), (&after, Some(at(25))));
+    assert_eq!(store.judged(grant).await, after);
     assert_eq!((after.fence, after.attempted_at), (1, Some(at(5))));
-    assert_eq!(token_wallet::domain::grant::Grant { fence: 0, attempted_at: None, ..after }, before);
+    assert_eq!(after.lease, Some(Lease { owner, until: at(25) }));
+    assert_eq!(Grant { fence: 0, attempted_at: None, lease: None, ..after }, before);
 }
 
 async fn a_claim_needs_the_judged_token_and_no_live_lease(store: &Fixture) {
     let grant = ann(store).await;
-    assert!(store.claim(grant, 1, 0, me(), NOW, at(20)).await.unwrap().is_none());
-    assert!(store.claim(GrantId::new(NOW), 0, 0, me(), NOW, at(20)).await.unwrap().is_none());
-    assert!(store.claim(grant, 0, 0, me(), NOW, at(20)).await.unwrap().is_some());
-    assert!(store.claim(grant, 0, 1, me(), at(19), at(39)).await.unwrap().is_none());
-    assert_eq!(store.claim(grant, 0, 1, me(), at(20), at(40)).await.unwrap().unwrap().grant.fence, 2);
+    let judged = store.judged(grant).await;
+    let claim =
+        async |judged: Grant, second| store.claim(&judged, false, me(), at(second), at(second + 20)).await.unwrap();
+    assert!(claim(Grant { access_generation: 1, ..judged.clone() }, 0).await.is_none());
+    assert!(claim(Grant { id: GrantId::new(NOW), ..judged.clone() }, 0).await.is_none());
+    assert!(claim(judged.clone(), 0).await.is_some());
+    assert!(claim(Grant { fence: 1, ..judged }, 19).await.is_none(), "judged without its lease");
+    let leased = store.judged(grant).await;
+    assert!(claim(leased.clone(), 19).await.is_none(), "in flight");
+    let again = claim(leased, 20).await.unwrap().grant;
+    assert_eq!((again.fence, again.doubted_fence), (2, Some(1)));
 
     store.tamper("UPDATE grants SET refresh_token = NULL, refresh_generation = NULL").await;
-    assert!(store.claim(grant, 0, 2, me(), at(90), at(99)).await.unwrap().is_none());
+    assert!(store.claim_now(grant, at(90)).await.is_none());
+    let probed = store.claim_for_probe(&store.judged(grant).await, me(), at(90), at(110)).await.unwrap().unwrap();
+    assert_eq!((probed.fence, probed.lease.map(|lease| lease.until)), (3, Some(at(110))));
+}
+
+/// A second secret is tried under a claim of its own.
+async fn a_claim_that_stands_is_renewed_by_its_owner_alone(store: &Fixture) {
+    let grant = ann(store).await;
+    let owner = me();
+    store.claim(&store.judged(grant).await, false, owner, NOW, at(20)).await.unwrap().unwrap();
+    assert!(store.renew_claim(grant, 1, me(), at(5), at(25)).await.unwrap().is_none(), "somebody else");
+    assert!(store.renew_claim(grant, 0, owner, at(5), at(25)).await.unwrap().is_none(), "another fence");
+    assert!(store.renew_claim(grant, 1, owner, at(20), at(40)).await.unwrap().is_none(), "too late");
+    let renewed = store.renew_claim(grant, 1, owner, at(5), at(25)).await.unwrap().unwrap();
+    assert_eq!((renewed.grant.fence, renewed.refresh_token), (2, sealed(11)));
+    assert_eq!((renewed.grant.doubted_fence, store.judged(grant).await), (None, renewed.grant.clone()));
 }
 
 /// Else a get that was read before a refusal would confirm it at once, and one that was read before a silence would send
 /// the token again.
 async fn who_judged_before_another_attempt_must_judge_again(store: &Fixture) {
     let grant = ann(store).await;
-    let judged = store.holding(grant).await.unwrap().unwrap().grant;
-    let claim = store.claim(grant, 0, judged.fence, me(), NOW, at(20)).await.unwrap().unwrap();
+    let judged = store.judged(grant).await;
+    let claim = store.claim(&judged, false, me(), NOW, at(20)).await.unwrap().unwrap();
     let outcome = Outcome::Verdict {
         state: GrantState::Suspect,
         due_at: Some(at(60)),
         retry_not_before: None,
         reason: None,
         committed_fence: 0,
+        at: NOW,
     };
     let change = GrantChange { grant, account: claim.grant.account, fence: claim.grant.fence, outcome, event: None };
     assert_eq!(store.record(&change).await.unwrap(), Recorded::Stored(GrantState::Suspect));
-    assert_eq!(store.claim(grant, 0, judged.fence, me(), NOW, at(20)).await.unwrap(), None);
-    assert!(store.claim(grant, 0, claim.grant.fence, me(), at(60), at(80)).await.unwrap().is_some());
+    assert_eq!(store.claim(&judged, false, me(), NOW, at(20)).await.unwrap(), None);
+    assert!(store.claim_now(grant, at(60)).await.is_some());
 }
 
 async fn a_released_claim_can_be_taken_at_once_under_a_new_fence(store: &Fixture) {
     let grant = ann(store).await;
-    assert!(store.claim(grant, 0, 0, me(), NOW, at(20)).await.unwrap().is_some());
-    assert!(!store.release(grant, 2).await.unwrap());
-    assert!(!store.release(grant, 0).await.unwrap());
-    assert!(store.release(grant, 1).await.unwrap());
-    assert!(!store.release(grant, 1).await.unwrap());
-    let holding = store.holding(grant).await.unwrap().unwrap();
-    assert_eq!((holding.grant.attempted_at, holding.lease_until), (None, None));
-    assert_eq!(store.claim(grant, 0, 1, me(), NOW, at(20)).await.unwrap().unwrap().grant.fence, 2);
-    assert!(!store.release(grant, 1).await.unwrap());
+    assert!(store.claim_now(grant, NOW).await.is_some());
+    assert!(!store.release(grant, 2, at(1)).await.unwrap());
+    assert!(!store.release(grant, 0, at(1)).await.unwrap());
+    assert!(store.release(grant, 1, at(1)).await.unwrap());
+    assert!(!store.release(grant, 1, at(1)).await.unwrap());
+    let released = store.judged(grant).await;
+    assert_eq!((released.attempted_at, released.lease), (None, None));
+    assert_eq!(store.claim_now(grant, at(1)).await.unwrap().grant.fence, 2);
+    assert!(!store.release(grant, 1, at(1)).await.unwrap());
 }
 
-async fn leases_are_voided_without_touching_fences(store: &Fixture) {
+/// The first claim's request may have been heard: giving the second claim back does not make that untrue.
+async fn a_released_claim_leaves_an_older_doubt(store: &Fixture) {
     let grant = ann(store).await;
-    assert_eq!(store.void_leases().await.unwrap(), 0);
-    assert!(store.claim(grant, 0, 0, me(), NOW, at(20)).await.unwrap().is_some());
-    assert_eq!(store.void_leases().await.unwrap(), 1);
-    let holding = store.holding(grant).await.unwrap().unwrap();
-    assert_eq!((holding.lease_until, holding.grant.fence, holding.grant.attempted_at), (None, 1, Some(NOW)));
-    assert_eq!(store.claim(grant, 0, 1, me(), NOW, at(20)).await.unwrap().unwrap().grant.fence, 2);
+    store.claim_now(grant, NOW).await.unwrap();
+    store.claim_now(grant, at(20)).await.unwrap();
+    assert!(store.release(grant, 2, at(21)).await.unwrap());
+    let released = store.judged(grant).await;
+    assert_eq!((released.doubted_fence, released.lease.map(|lease| lease.until)), (Some(1), Some(at(21))));
+
+    // Where a refresh token may be sent again there is none.
+    let again = store.claim(&released, true, me(), at(21), at(41)).await.unwrap().unwrap().grant;
+    assert_eq!(again.doubted_fence, Some(1));
+    let other = store.linked(&user("bob"), released.provider, "bob").await.1;
+    store.claim_now(other, NOW).await.unwrap();
+    let harmless = store.claim(&store.judged(other).await, true, me(), at(20), at(40)).await.unwrap().unwrap().grant;
+    assert_eq!(harmless.doubted_fence, None);
+}
+
+async fn a_replica_that_starts_again_leaves_its_grants_in_doubt(store: &Fixture) {
+    let grant = ann(store).await;
+    let owner = me();
+    assert_eq!(store.void_leases(owner, NOW).await.unwrap(), 0);
+    store.claim(&store.judged(grant).await, false, owner, NOW, at(20)).await.unwrap().unwrap();
+    assert_eq!(store.void_leases(me(), at(5)).await.unwrap(), 0, "another's");
+    assert_eq!(store.void_leases(owner, at(5)).await.unwrap(), 1);
+    let judged = store.judged(grant).await;
+    assert_eq!((judged.lease, judged.fence), (Some(Lease { owner, until: at(5) }), 1));
+    assert_eq!(judged.attempted_at, Some(NOW));
+    assert_eq!(store.claim_now(grant, at(5)).await.unwrap().grant.doubted_fence, Some(1));
+}
+
+async fn what_is_in_doubt_is_not_swept_but_looked_at(store: &Fixture) {
+    let provider = store.configured("acme").await;
+    let grant = link_due(store, provider, "a", 10).await;
+    store.claim_due(provider, me(), 9, at(10), at(30)).await.unwrap();
+    assert_eq!(store.grants_in_doubt(at(29), 9).await.unwrap(), []);
+    assert_eq!(store.providers_due(at(30)).await.unwrap(), []);
+    assert_eq!(store.claim_due(provider, me(), 9, at(30), at(50)).await.unwrap(), []);
+    let doubtful = store.grants_in_doubt(at(30), 9).await.unwrap();
+    assert_eq!(doubtful, [store.judged(grant).await]);
+    assert!(store.postpone_doubt(&doubtful[0], at(70), at(30)).await.unwrap());
+    assert!(!store.postpone_doubt(&doubtful[0], at(90), at(31)).await.unwrap());
+    assert_eq!(store.grants_in_doubt(at(69), 9).await.unwrap(), []);
+    assert_eq!(store.grants_in_doubt(at(70), 9).await.unwrap().len(), 1);
 }
 
 async fn due_grants_are_claimed_oldest_first_up_to_the_limit(store: &Fixture) {
@@ -165,18 +230,23 @@ async fn sweeps_at_once_share_what_is_due(store: &Fixture) {
 async fn grants_that_nobody_asks_for_are_left_alone(store: &Fixture) {
     let provider = store.configured("acme").await;
     let mut deposit = store.new_deposit(&user("ann"), provider, "s").await;
-    (deposit.grant.freshness.due_at, deposit.grant.ahead_until) = (Some(at(10)), at(100));
+    (deposit.grant.freshness.due_at, deposit.grant.ahead_until) = (Some(at(10)), at(10));
     store.deposit(&deposit).await.unwrap();
     let mut never = store.new_deposit(&user("bob"), provider, "bob").await;
     never.grant.freshness.due_at = None;
     store.deposit(&never).await.unwrap();
-    assert_eq!(store.providers_due(at(99)).await.unwrap(), [provider]);
-    assert_eq!(store.providers_due(at(100)).await.unwrap(), []);
+    assert_eq!(store.providers_due(at(10)).await.unwrap(), []);
     assert_eq!(store.claim_due(provider, me(), 9, at(100), at(120)).await.unwrap(), []);
+    assert_eq!(store.retire_unwanted(provider, at(100), 9).await.unwrap(), 0, "it was never planned");
 
     let grant = deposit.grant.id;
     assert!(store.extend_ahead(grant, at(200)).await.unwrap());
     assert_eq!(store.claim_due(provider, me(), 9, at(100), at(120)).await.unwrap().len(), 1);
+    assert!(store.release(grant, 1, at(101)).await.unwrap());
+    // Planned while it was asked for, found when nobody asks any more.
+    assert_eq!(store.claim_due(provider, me(), 9, at(200), at(220)).await.unwrap(), []);
+    assert_eq!(store.retire_unwanted(provider, at(200), 9).await.unwrap(), 1);
+    assert_eq!(store.providers_due(at(200)).await.unwrap(), []);
     let account = deposit.account;
     let unlinked = event(EventKind::AccountUnlinked, &user("ann"), provider);
     assert!(store.unlink(account, &unlinked, at(121)).await.unwrap());

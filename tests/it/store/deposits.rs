@@ -54,7 +54,7 @@ async fn a_deposit_makes_user_account_grant_and_event_and_ends_the_flow(store: &
     assert_eq!((holding.grant.fence, holding.grant.access_generation), (0, 0));
     assert_eq!(holding.grant.refresh_generation, Some(0));
     assert_eq!((&holding.access_token, &holding.metadata), (&deposit.grant.access_token, &deposit.grant.metadata));
-    assert_eq!((holding.subject.as_str(), holding.is_default, holding.lease_until), ("s", false, None));
+    assert_eq!((holding.subject.as_str(), holding.is_default, holding.grant.lease), ("s", false, None));
 
     assert_eq!(store.deposit(&deposit).await.unwrap(), Deposited::FlowGone);
 }
@@ -192,7 +192,7 @@ async fn unlinking_while_it_is_linked_again_leaves_no_grant_in_use(store: &Fixtu
 async fn unlinking_happens_once_and_frees_the_identity(store: &Fixture) {
     let provider = store.configured("acme").await;
     let (account, grant) = store.linked(&user("ann"), provider, "s").await;
-    let claim = store.claim(grant, 0, 0, ReplicaId::new(NOW), NOW, at(20)).await.unwrap().unwrap();
+    let claim = store.claim_now(grant, NOW).await.unwrap();
     let unlinked = |()| event(EventKind::AccountUnlinked, &user("ann"), provider).account(account);
     assert!(store.unlink(account, &unlinked(()), at(1)).await.unwrap());
     assert!(!store.unlink(account, &unlinked(()), at(2)).await.unwrap());
@@ -203,7 +203,7 @@ async fn unlinking_happens_once_and_frees_the_identity(store: &Fixture) {
     assert!(store.holding(grant).await.unwrap().is_none());
     assert_eq!(store.account_by_subject(provider, "s").await.unwrap(), None);
     // Nobody refreshes it any more, but who was at it still holds the lease.
-    assert!(store.claim(grant, 0, 1, ReplicaId::new(NOW), at(90), at(99)).await.unwrap().is_none());
+    assert!(store.claim(&claim.grant, false, ReplicaId::new(NOW), at(90), at(99)).await.unwrap().is_none());
     let leased = format!("SELECT COUNT(*) FROM grants WHERE id = '{grant}' AND lease_until IS NOT NULL");
     assert_eq!((claim.grant.fence, store.number(&leased).await), (1, 1));
 
@@ -224,5 +224,5 @@ async fn quarantine_takes_a_grant_out_of_use_once(store: &Fixture) {
     assert_eq!((row.state, row.state_reason.as_deref()), (AccountState::Quarantined, Some("unopenable")));
     assert_eq!(store.account(other).await.unwrap().unwrap().state, AccountState::Active);
     assert_eq!(store.holding(grant).await.unwrap().unwrap().grant.state, GrantState::Quarantined);
-    assert!(store.claim(grant, 0, 0, ReplicaId::new(NOW), NOW, at(20)).await.unwrap().is_none());
+    assert!(store.claim_now(grant, NOW).await.is_none());
 }

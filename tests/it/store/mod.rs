@@ -20,14 +20,15 @@ use tempfile::TempDir;
 use token_wallet::clock::Timestamp;
 use token_wallet::domain::event::{Event, EventKind};
 use token_wallet::domain::flow::{Flow, FlowState};
-use token_wallet::domain::grant::Freshness;
+use token_wallet::domain::grant::{Freshness, Grant};
 use token_wallet::domain::ids::{
     AccountId, ApiClientId, EventId, FlowId, GrantId, ProviderId, ProviderSecretId, ReplicaId,
 };
+use token_wallet::domain::policy::LEASE;
 use token_wallet::domain::provider::{Lifetime, Slug};
 use token_wallet::domain::scopes::Scopes;
 use token_wallet::domain::user::UserId;
-use token_wallet::store::{Deposit, Deposited, NewGrant, NewProvider, Store};
+use token_wallet::store::{Claim, Deposit, Deposited, NewGrant, NewProvider, Store};
 use token_wallet::vault::{Cell, Sealed};
 
 use crate::support::postgres::{self, TestDatabase};
@@ -130,6 +131,16 @@ impl Fixture {
     /// How many events of a kind there are.
     pub async fn events(&self, kind: EventKind) -> i64 {
         self.number(&format!("SELECT COUNT(*) FROM events WHERE kind = '{}'", kind.as_str())).await
+    }
+
+    /// A grant as a claimer judges it.
+    pub async fn judged(&self, grant: GrantId) -> Grant {
+        self.holding(grant).await.unwrap().unwrap().grant
+    }
+
+    /// Claims a grant as it is now.
+    pub async fn claim_now(&self, grant: GrantId, now: Timestamp) -> Option<Claim> {
+        self.claim(&self.judged(grant).await, false, ReplicaId::new(NOW), now, now.plus(LEASE)).await.unwrap()
     }
 
     /// A configured provider.
@@ -245,8 +256,11 @@ pub fn new_grant() -> NewGrant {
             issued_at: NOW,
             lifetime: Lifetime::Stated(Duration::from_hours(1)),
             due_at: Some(at(3_000)),
+            keep_alive_at: None,
         },
         ahead_until: at(86_400),
+        consent_ends_at: None,
+        warn_at: None,
     }
 }
 

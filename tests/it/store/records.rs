@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use token_wallet::clock::Timestamp;
 use token_wallet::domain::account::AccountState;
 use token_wallet::domain::event::EventKind;
 use token_wallet::domain::grant::{Freshness, GrantState};
-use token_wallet::domain::ids::{AccountId, GrantId, ProviderId, ReplicaId};
+use token_wallet::domain::ids::{AccountId, GrantId, ProviderId};
 use token_wallet::domain::provider::Lifetime;
-use token_wallet::store::{Claim, GrantChange, Outcome, Recorded};
+use token_wallet::store::{Claim, GrantChange, Holding, Outcome, Recorded};
 
 use super::{Fixture, NOW, at, event, on_both_engines, scopes, sealed, user};
 
@@ -25,6 +26,10 @@ on_both_engines! {
     a_quarantined_grant_stays_so
     a_change_of_another_account_or_an_unknown_fence_is_dropped
     fifty_late_answers_at_once_leave_the_newest
+    a_request_without_an_answer_leaves_its_lease_and_any_answer_ends_the_doubt
+    while_verdicts_are_frozen_no_grant_is_ended
+    a_freeze_brings_back_what_the_wave_ended
+    a_grant_that_nobody_asks_for_is_swept_when_the_provider_would_forget_it
 }
 
 struct Ann {
@@ -42,13 +47,7 @@ impl Ann {
 
     /// The next claim, by whom it may be: leases are 20 s, so each is taken 20 s after the one before.
     async fn claim(&self, store: &Fixture, number: i64) -> Claim {
-        let judged = store.holding(self.grant).await.unwrap().unwrap().grant;
-        let now = at(20 * number);
-        store
-            .claim(self.grant, judged.access_generation, judged.fence, ReplicaId::new(NOW), now, at(20 * number + 20))
-            .await
-            .unwrap()
-            .unwrap()
+        store.claim_now(self.grant, at(20 * number)).await.unwrap()
     }
 
     fn change(&self, fence: i64, outcome: Outcome, kind: EventKind) -> GrantChange {
@@ -61,13 +60,13 @@ impl Ann {
     }
 
     async fn verdict(&self, store: &Fixture, fence: i64, state: GrantState, committed_fence: i64) -> Recorded {
-        let due_at = (state != GrantState::Dead).then(|| at(500));
         let outcome = Outcome::Verdict {
             state,
-            due_at,
-            retry_not_before: due_at,
+            due_at: Some(at(500)),
+            retry_not_before: Some(at(500)),
             reason: Some("invalid_grant".to_owned()),
             committed_fence,
+            at: at(7),
         };
         let kind = EventKind::AccountReauthorizationRequired;
         let mut change = self.change(fence, outcome, kind);
@@ -79,6 +78,10 @@ impl Ann {
         let row = store.account(self.account).await.unwrap().unwrap();
         (row.state, row.state_reason)
     }
+}
+
+fn lease_until(holding: &Holding) -> Option<Timestamp> {
+    holding.grant.lease.map(|lease| lease.until)
 }
 
 /// New tokens, marked by their fence.
@@ -94,6 +97,7 @@ fn refreshed(fence: i64) -> Outcome {
             issued_at: at(fence),
             lifetime: Lifetime::Assumed(Duration::from_secs(100)),
             due_at: Some(at(fence + 50)),
+            keep_alive_at: Some(at(7_000)),
         },
     }
 }
@@ -109,7 +113,7 @@ async fn new_tokens_are_stored_under_their_fence(store: &Fixture) {
     assert_eq!((grant.token_type.as_str(), &grant.scopes), ("DPoP", &scopes("read new")));
     let Outcome::Refreshed { freshness, metadata, .. } = refreshed(1) else { unreachable!() };
     assert_eq!((&grant.freshness, &holding.metadata), (&freshness, &metadata));
-    assert_eq!((&holding.access_token, holding.lease_until), (&sealed(101), None));
+    assert_eq!((&holding.access_token, lease_until(&holding)), (&sealed(101), None));
     assert_eq!(ann.claim(store, 1).await.refresh_token, sealed(101));
     // An account that was never taken for ended does not recover.
     assert_eq!(store.events(EventKind::AccountRecovered).await, 0);
@@ -154,10 +158,10 @@ async fn an_older_answer_leaves_the_newer_claim_its_lease(store: &Fixture) {
     ann.claim(store, 1).await;
     assert_eq!(ann.refreshed(store, 1).await, Recorded::Stored(GrantState::Active));
     let holding = store.holding(ann.grant).await.unwrap().unwrap();
-    assert_eq!((holding.lease_until, holding.grant.attempted_at), (Some(at(40)), Some(at(20))));
+    assert_eq!((lease_until(&holding), holding.grant.attempted_at), (Some(at(40)), Some(at(20))));
     assert_eq!((holding.grant.access_generation, holding.grant.fence), (1, 2));
     assert_eq!(ann.refreshed(store, 2).await, Recorded::Stored(GrantState::Active));
-    assert_eq!(store.holding(ann.grant).await.unwrap().unwrap().lease_until, None);
+    assert_eq!(store.judged(ann.grant).await.lease, None);
 }
 
 async fn two_refusals_end_account_and_grant_with_one_event(store: &Fixture) {
@@ -175,7 +179,7 @@ async fn two_refusals_end_account_and_grant_with_one_event(store: &Fixture) {
     assert_eq!(ann.account_state(store).await, ended);
     let grant = store.holding(ann.grant).await.unwrap().unwrap().grant;
     assert_eq!((grant.state, grant.freshness.due_at), (GrantState::Dead, None));
-    assert!(store.claim(ann.grant, 0, 2, ReplicaId::new(NOW), at(900), at(920)).await.unwrap().is_none());
+    assert!(store.claim_now(ann.grant, at(900)).await.is_none());
     // Said again, it is not told again.
     assert_eq!(ann.verdict(store, 2, GrantState::Dead, 0).await, Recorded::Stored(GrantState::Dead));
     assert_eq!(store.events(EventKind::AccountReauthorizationRequired).await, 1);
@@ -221,7 +225,7 @@ async fn a_deferred_attempt_counts_and_releases(store: &Fixture) {
         ann.claim(store, number).await;
         assert_eq!(ann.verdict(store, number, GrantState::Active, 0).await, Recorded::Stored(GrantState::Active));
         let holding = store.holding(ann.grant).await.unwrap().unwrap();
-        assert_eq!((i64::from(holding.grant.attempts), holding.lease_until), (number, None));
+        assert_eq!((i64::from(holding.grant.attempts), lease_until(&holding)), (number, None));
         assert_eq!(holding.grant.attempted_at, Some(at(20 * number)));
     }
 }
@@ -290,4 +294,84 @@ async fn fifty_late_answers_at_once_leave_the_newest(store: &Fixture) {
     let holding = store.holding(ann.grant).await.unwrap().unwrap();
     assert_eq!((holding.grant.committed_fence, holding.grant.access_generation), (50, 50));
     assert_eq!(holding.access_token, sealed(150));
+}
+
+async fn a_request_without_an_answer_leaves_its_lease_and_any_answer_ends_the_doubt(store: &Fixture) {
+    let ann = Ann::linked(store).await;
+    ann.claim(store, 0).await;
+    let silence = Outcome::Unanswered { due_at: at(40), retry_not_before: at(20) };
+    let silence = GrantChange { event: None, ..ann.change(1, silence, EventKind::AccountRecovered) };
+    assert_eq!(store.record(&silence).await.unwrap(), Recorded::Stored(GrantState::Active));
+    let grant = store.judged(ann.grant).await;
+    assert_eq!((grant.lease.map(|lease| lease.until), grant.attempts), (Some(at(20)), 1));
+    assert_eq!((grant.freshness.due_at, grant.retry_not_before), (Some(at(40)), Some(at(20))));
+
+    let again = ann.claim(store, 2).await.grant;
+    assert_eq!((again.fence, again.doubted_fence), (2, Some(1)));
+    // The second claim comes to nothing: still nobody knows what became of the first.
+    assert_eq!(ann.verdict(store, 2, GrantState::Active, 0).await, Recorded::Stored(GrantState::Active));
+    assert_eq!(store.judged(ann.grant).await.doubted_fence, Some(1));
+    assert_eq!(ann.refreshed(store, 1).await, Recorded::Stored(GrantState::Active));
+    assert_eq!(store.judged(ann.grant).await.doubted_fence, None);
+}
+
+async fn while_verdicts_are_frozen_no_grant_is_ended(store: &Fixture) {
+    let ann = Ann::linked(store).await;
+    store.freeze_verdicts(ann.provider, at(1_800), at(-300), NOW).await.unwrap();
+    assert_eq!(store.frozen_until(ann.provider).await.unwrap(), Some(at(1_800)));
+    // A shorter freeze shortens nothing.
+    store.freeze_verdicts(ann.provider, at(900), at(-300), NOW).await.unwrap();
+    ann.claim(store, 0).await;
+    assert_eq!(ann.verdict(store, 1, GrantState::Dead, 0).await, Recorded::Stored(GrantState::Suspect));
+    let grant = store.judged(ann.grant).await;
+    assert_eq!((grant.lease, grant.freshness.due_at), (None, Some(at(500))));
+    assert_eq!(ann.account_state(store).await.0, AccountState::Active);
+    assert_eq!(store.events(EventKind::AccountReauthorizationRequired).await, 0);
+
+    ann.claim(store, 90).await;
+    store.tamper(format!("UPDATE providers SET frozen_until = {}", NOW.millis())).await;
+    assert_eq!(ann.verdict(store, 2, GrantState::Dead, 0).await, Recorded::Stored(GrantState::Dead));
+}
+
+async fn a_freeze_brings_back_what_the_wave_ended(store: &Fixture) {
+    let ann = Ann::linked(store).await;
+    let old = Ann::linked_to(store, ann.provider).await;
+    for (ended, number) in [(&old, 0), (&ann, 1)] {
+        ended.claim(store, number).await;
+        assert_eq!(ended.verdict(store, 1, GrantState::Dead, 0).await, Recorded::Stored(GrantState::Dead));
+    }
+    store.tamper(format!("UPDATE grants SET dead_at = 1 WHERE id = '{}'", old.grant)).await;
+    assert_eq!(store.suspected(ann.provider, NOW).await.unwrap(), 2);
+    assert_eq!(store.suspected(ann.provider, at(7)).await.unwrap(), 0);
+
+    assert_eq!(store.freeze_verdicts(ann.provider, at(2_000), at(-293), at(60)).await.unwrap(), 1);
+    assert_eq!(ann.account_state(store).await, (AccountState::Active, None));
+    let grant = store.judged(ann.grant).await;
+    assert_eq!((grant.state, grant.freshness.due_at), (GrantState::Suspect, Some(at(60))));
+    assert_eq!(old.account_state(store).await.0, AccountState::ReauthorizationRequired);
+    assert_eq!(store.events(EventKind::AccountRecovered).await, 1);
+}
+
+async fn a_grant_that_nobody_asks_for_is_swept_when_the_provider_would_forget_it(store: &Fixture) {
+    let ann = Ann::linked(store).await;
+    store.tamper(format!("UPDATE grants SET ahead_until = {}", NOW.millis())).await;
+    ann.claim(store, 0).await;
+    assert_eq!(ann.refreshed(store, 1).await, Recorded::Stored(GrantState::Active));
+    let swept = async |second| store.providers_due(at(second)).await.unwrap() == [ann.provider];
+    assert!(!swept(6_999).await);
+    assert!(swept(7_000).await);
+    // An attempt that fails is not repeated in a hot loop.
+    store.claim_now(ann.grant, at(7_000)).await.unwrap();
+    let late = Outcome::Verdict {
+        state: GrantState::Active,
+        due_at: Some(at(7_060)),
+        retry_not_before: None,
+        reason: None,
+        committed_fence: 1,
+        at: at(7_000),
+    };
+    let late = GrantChange { event: None, ..ann.change(2, late, EventKind::AccountRecovered) };
+    assert_eq!(store.record(&late).await.unwrap(), Recorded::Stored(GrantState::Active));
+    assert!(!swept(7_059).await);
+    assert!(swept(7_060).await);
 }

@@ -17,7 +17,9 @@ use token_wallet::proto::v1::external_account_service_client::ExternalAccountSer
 use token_wallet::proto::v1::provider_service_client::ProviderServiceClient;
 use token_wallet::proto::v1::redirect_url_service_client::RedirectUrlServiceClient;
 use token_wallet::proto::v1::wallet_service_client::WalletServiceClient;
-use token_wallet::sandbox::{self, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Endpoint, Options, Request, Sandbox};
+use token_wallet::sandbox::{
+    self, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Endpoint, Options, Request, Rotation, Sandbox,
+};
 use tonic::Status;
 use tonic::codegen::InterceptedService;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -167,6 +169,7 @@ impl Harness {
     async fn configure(&self) {
         let request = v1::CreateProviderRequest {
             slug: "sandbox".into(),
+            catalog_entry: manners(&self.sandbox).into(),
             client_id: DEFAULT_CLIENT_ID.into(),
             client_secret: DEFAULT_CLIENT_SECRET.into(),
             ..Default::default()
@@ -271,6 +274,22 @@ impl Harness {
         self.complete(user, &ticket).await.unwrap().external_account.unwrap()
     }
 
+    /// Waits until a job has run so many times more from its beginning to its end.
+    pub async fn turns(&self, job: &str, times: u32) {
+        let count =
+            async || self.metric(&format!("token_wallet_job_runs_total{{job=\"{job}\",outcome=\"well\"}}")).await;
+        // The one that runs now began before.
+        let enough = count().await + f64::from(times) + 1.0;
+        until("the job has run", async || count().await >= enough).await;
+    }
+
+    /// What a metric shows, by its name and labels; 0 before it first counts.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = self.http.get(self.ops("/metrics")).send().await.unwrap().text().await.unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().unwrap())
+    }
+
     /// Whether the sandbox's API accepts this access token now.
     pub async fn is_accepted(&self, token: &str) -> bool {
         let url = format!("{}/userinfo", self.sandbox.base_url());
@@ -304,6 +323,17 @@ impl Harness {
 /// The reason of an error, as callers read it.
 pub fn reason(status: &Status) -> String {
     status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
+}
+
+/// The catalog's entry that says what the sandbox is set to.
+pub fn manners(sandbox: &Sandbox) -> &'static str {
+    let settings = sandbox.settings();
+    match settings.rotation {
+        Rotation::Never => "sandbox_static",
+        Rotation::Grace(_) => "sandbox_grace",
+        Rotation::Always if settings.reuse_revokes_family => "sandbox_strict",
+        Rotation::Always => "sandbox",
+    }
 }
 
 /// Waits, in real time and not for long, until `condition` holds.

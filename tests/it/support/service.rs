@@ -25,7 +25,7 @@ use tonic::transport::Channel;
 use super::browser;
 use super::child::{Running, binary, text};
 use super::database::Database;
-use super::harness::{APP_URL, Engine, Key, Keyed, keyed_clients};
+use super::harness::{APP_URL, Engine, Key, Keyed, keyed_clients, manners};
 use super::postgres::{self, TestDatabase};
 
 /// The database's password, where the test server asks for none and so takes any.
@@ -118,6 +118,7 @@ impl Wallet {
     pub async fn configure(&self, client_secret: &str) {
         let request = v1::CreateProviderRequest {
             slug: "sandbox".into(),
+            catalog_entry: manners(&self.sandbox).into(),
             client_id: DEFAULT_CLIENT_ID.into(),
             client_secret: client_secret.into(),
             ..Default::default()
@@ -279,7 +280,7 @@ impl Wallet {
 
     /// Makes the token at hand of each user whose id is `like` this two hours older.
     pub async fn age(&self, like: &str) {
-        let sql = "UPDATE grants SET issued_at = issued_at - 7200000, due_at = 0 WHERE user_id LIKE";
+        let sql = "UPDATE grants SET issued_at = issued_at - 7200000, due_at = 0, sweep_at = 0 WHERE user_id LIKE";
         assert!(self.database().await.execute(&format!("{sql} '{like}'")).await > 0);
     }
 

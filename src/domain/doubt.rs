@@ -1,0 +1,158 @@
+//! Doubt: a refresh token was sent, or may have been, and no answer is known. When may it be sent again?
+
+use std::time::Duration;
+
+use super::grant::Grant;
+use super::policy;
+use crate::clock::Timestamp;
+
+/// What a provider makes of a refresh token that was redeemed before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reuse {
+    /// It stays valid, at least until its replacement is used: sending it again harms nothing.
+    Harmless,
+    /// It is taken for so long after its first use.
+    Grace(Duration),
+    /// It is refused; the replacement lives on.
+    Refused,
+    /// It is refused, and with it dies everything that the consent gave (RFC 9700 section 4.14.2). Also what is not
+    /// known to be better.
+    EndsAll,
+}
+
+/// What is known of the replica that sent it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// It is this one, and it holds no answer, neither in memory nor in its spool.
+    KnowsNothing,
+    /// Another one, last heard of then; `None` if never.
+    LastHeard(Option<Timestamp>),
+}
+
+/// What is to be done with a grant in doubt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// Its refresh token may be sent again now.
+    SendAgain,
+    /// Look again then. Until then a refresh is not to be had.
+    WaitUntil(Timestamp),
+}
+
+/// A sender that was not heard of for this long will not come back with an answer.
+const SILENT: Duration = Duration::from_secs(30);
+
+/// The same, where sending again ends everything.
+const SILENT_FOR_GOOD: Duration = Duration::from_mins(10);
+
+/// A request may take this long to be heard by the provider: a grace that ends earlier is as good as over.
+const UNDER_WAY: Duration = Duration::from_secs(5);
+
+/// How often a doubt is looked at whose end is not known.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// Whether the refresh token of `grant`, whose lease has run out without an outcome, may be sent again. `rejected`: a
+/// caller reports its access token as dead.
+pub fn judge(grant: &Grant, reuse: Reuse, sender: Sender, rejected: bool, now: Timestamp) -> Doubt {
+    if let Some(at) = grant.retry_not_before.filter(|at| *at > now) {
+        return Doubt::WaitUntil(at);
+    }
+    let sent_at = grant.attempted_at.unwrap_or(now);
+    match reuse {
+        Reuse::Harmless => return Doubt::SendAgain,
+        // Once: what the provider makes of a third time nobody says.
+        Reuse::Grace(grace) if grant.doubted_fence.is_none() && now.plus(UNDER_WAY) < sent_at.plus(grace) => {
+            return Doubt::SendAgain;
+        }
+        Reuse::Grace(_) | Reuse::Refused | Reuse::EndsAll => {}
+    }
+    // Sending again may end the grant, so not before the token at hand is of no use any more.
+    if grant.lives(now) && !rejected {
+        return Doubt::WaitUntil(grant.freshness.floor_at().unwrap_or_else(|| now.plus(LOOK_AGAIN)));
+    }
+    // The risk was taken once already: what the first answer was worth is known to be lost.
+    if grant.doubted_fence.is_some() {
+        return Doubt::SendAgain;
+    }
+    match sender {
+        Sender::KnowsNothing => Doubt::SendAgain,
+        Sender::LastHeard(heard) => {
+            let silent = if reuse == Reuse::EndsAll { SILENT_FOR_GOOD } else { SILENT };
+            let until = heard.unwrap_or(sent_at).plus(silent);
+            if until <= now { Doubt::SendAgain } else { Doubt::WaitUntil(until.min(now.plus(LOOK_AGAIN))) }
+        }
+    }
+}
+
+/// When a grant whose request was not answered is looked at next, by the replica that sent it.
+pub fn next_look(grant: &Grant, reuse: Reuse, now: Timestamp) -> Timestamp {
+    let lease_end = grant.lease.map_or(now, |lease| lease.until);
+    let after_lease = Grant { retry_not_before: None, ..grant.clone() };
+    match judge(&after_lease, reuse, Sender::KnowsNothing, false, now) {
+        Doubt::SendAgain => lease_end,
+        Doubt::WaitUntil(at) => at.max(lease_end),
+    }
+    .max(now.plus(policy::retry_for_waiting(grant.freshness.span())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::grant::tests::{NOW, hour};
+
+    const fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    /// An hour's grant in doubt, of such age, whose request was sent 20 s ago.
+    fn doubtful(age: u64) -> Grant {
+        Grant { attempted_at: Some(NOW.minus(secs(20))), ..hour(age) }
+    }
+
+    #[test]
+    fn p14_what_may_be_sent_again_depends_on_what_the_provider_makes_of_it() {
+        let nothing = Sender::KnowsNothing;
+        let floor = NOW.plus(secs(570)).plus(Duration::from_millis(1));
+        for (reuse, age, expected) in [
+            (Reuse::Harmless, 3_000, Doubt::SendAgain),
+            (Reuse::Grace(secs(60)), 3_000, Doubt::SendAgain),
+            (Reuse::Grace(secs(25)), 3_000, Doubt::WaitUntil(floor)),
+            (Reuse::Refused, 3_000, Doubt::WaitUntil(floor)),
+            (Reuse::EndsAll, 3_000, Doubt::WaitUntil(floor)),
+            (Reuse::Grace(secs(25)), 3_571, Doubt::SendAgain),
+            (Reuse::Refused, 3_571, Doubt::SendAgain),
+            (Reuse::EndsAll, 3_571, Doubt::SendAgain),
+        ] {
+            assert_eq!(judge(&doubtful(age), reuse, nothing, false, NOW), expected, "{reuse:?} at {age} s");
+        }
+        assert_eq!(judge(&doubtful(3_000), Reuse::EndsAll, nothing, true, NOW), Doubt::SendAgain, "rejected");
+    }
+
+    #[test]
+    fn the_sender_is_given_time_to_come_back_with_an_answer() {
+        let heard = |ago| Sender::LastHeard(Some(NOW.minus(secs(ago))));
+        let judged = |reuse, sender| judge(&doubtful(3_600), reuse, sender, false, NOW);
+        assert_eq!(judged(Reuse::Refused, heard(30)), Doubt::SendAgain);
+        assert_eq!(judged(Reuse::Refused, heard(29)), Doubt::WaitUntil(NOW.plus(secs(1))));
+        assert_eq!(judged(Reuse::EndsAll, heard(30)), Doubt::WaitUntil(NOW.plus(LOOK_AGAIN)));
+        assert_eq!(judged(Reuse::EndsAll, heard(600)), Doubt::SendAgain);
+        // Never heard of: silent since it sent.
+        assert_eq!(judged(Reuse::Refused, Sender::LastHeard(None)), Doubt::WaitUntil(NOW.plus(secs(10))));
+    }
+
+    #[test]
+    fn a_second_silence_is_an_outage_like_any_other() {
+        let mut grant = Grant { doubted_fence: Some(1), ..doubtful(3_600) };
+        assert_eq!(judge(&grant, Reuse::EndsAll, Sender::LastHeard(None), false, NOW), Doubt::SendAgain);
+        grant.retry_not_before = Some(NOW.plus(secs(9)));
+        let wait = Doubt::WaitUntil(NOW.plus(secs(9)));
+        assert_eq!(judge(&grant, Reuse::Harmless, Sender::KnowsNothing, true, NOW), wait);
+    }
+
+    #[test]
+    fn a_token_that_does_not_expire_is_only_risked_when_it_is_rejected() {
+        let mut grant = doubtful(3_600);
+        grant.freshness.lifetime = crate::domain::provider::Lifetime::Endless;
+        let judged = |rejected| judge(&grant, Reuse::Refused, Sender::KnowsNothing, rejected, NOW);
+        assert_eq!((judged(false), judged(true)), (Doubt::WaitUntil(NOW.plus(LOOK_AGAIN)), Doubt::SendAgain));
+    }
+}

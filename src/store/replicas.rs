@@ -1,0 +1,97 @@
+//! Replicas: who runs on this store, and when each was last heard of. And the latest time that any of them saw.
+
+use std::collections::BTreeMap;
+
+use super::Store;
+use super::error::StoreError;
+use super::sql::{args, statements, to_json};
+use crate::clock::Timestamp;
+use crate::domain::ids::{ProviderId, ReplicaId};
+
+/// A replica's sign of life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beat {
+    /// The replica.
+    pub replica: ReplicaId,
+    /// When it began to run.
+    pub started_at: Timestamp,
+    /// When it gave this sign.
+    pub at: Timestamp,
+    /// Refreshes that it attempted in the last minute.
+    pub attempts: BTreeMap<ProviderId, u32>,
+}
+
+statements! {
+    BEAT {
+        "INSERT INTO replicas (id, started_at, beat_at, attempts) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (id) DO UPDATE SET started_at = excluded.started_at, beat_at = excluded.beat_at,
+            attempts = excluded.attempts"
+    }
+    RAISE_HIGH_WATER { "UPDATE instance SET high_water = $1 WHERE high_water < $1" }
+    LOWER_HIGH_WATER { "UPDATE instance SET high_water = $1" }
+    HIGH_WATER { "SELECT id, high_water FROM instance" }
+    LIVE { "SELECT id, started_at, beat_at, attempts FROM replicas WHERE beat_at > $1 ORDER BY id" }
+    LAST_HEARD { "SELECT id, beat_at FROM replicas WHERE id = $1" }
+    FORGET { "DELETE FROM replicas WHERE beat_at < $1" }
+    // As if it had just run out. One that cannot be refreshed is served as long as its time says.
+    DISTRUST {
+        "UPDATE grants SET issued_at = CAST($1 AS BIGINT) - lifetime, due_at = CAST($1 AS BIGINT), sweep_at = CASE WHEN sweep_at IS NOT NULL THEN CAST($1 AS BIGINT) END
+         WHERE is_current AND lifetime IS NOT NULL AND refresh_token IS NOT NULL AND state IN ('active', 'suspect')"
+    }
+}
+
+impl Store {
+    /// Gives a sign of life, and notes the time.
+    pub async fn beat(&self, beat: &Beat) -> Result<(), StoreError> {
+        let attempts: BTreeMap<String, u32> =
+            beat.attempts.iter().map(|(provider, count)| (provider.to_string(), *count)).collect();
+        let mut tx = self.db.begin().await?;
+        tx.execute(&BEAT, args![beat.replica, beat.started_at, beat.at, to_json(&attempts)?]).await?;
+        tx.execute(&RAISE_HIGH_WATER, args![beat.at]).await?;
+        tx.commit().await
+    }
+
+    /// The replicas heard of after `since`.
+    pub async fn replicas(&self, since: Timestamp) -> Result<Vec<Beat>, StoreError> {
+        let rows = self.db.all(&LIVE, args![since]).await?;
+        let beat = |row: &super::sql::Row| {
+            let cells = row.of("replicas", "", "id")?;
+            let attempts: BTreeMap<String, u32> = cells.json("attempts")?;
+            let attempts = attempts.into_iter().filter_map(|(id, count)| Some((id.parse().ok()?, count)));
+            Ok(Beat {
+                replica: cells.parse("id")?,
+                started_at: cells.time("started_at")?,
+                at: cells.time("beat_at")?,
+                attempts: attempts.collect(),
+            })
+        };
+        rows.iter().map(beat).collect()
+    }
+
+    /// When a replica was last heard of; `None` if never, or not for long.
+    pub async fn last_heard(&self, replica: ReplicaId) -> Result<Option<Timestamp>, StoreError> {
+        let row = self.db.one(&LAST_HEARD, args![replica]).await?;
+        row.map(|row| row.of("replicas", "", "id")?.time("beat_at")).transpose()
+    }
+
+    /// Forgets replicas that were not heard of since `before`.
+    pub async fn forget_replicas(&self, before: Timestamp) -> Result<u64, StoreError> {
+        self.db.execute(&FORGET, args![before]).await
+    }
+
+    /// The latest time that any replica saw.
+    pub async fn high_water(&self) -> Result<Timestamp, StoreError> {
+        let row = self.db.one(&HIGH_WATER, &[]).await?;
+        row.map_or(Ok(Timestamp::from_millis(0)), |row| row.of("instance", "", "id")?.time("high_water"))
+    }
+
+    /// The clock was set back: how old tokens are cannot be told. All that can be refreshed count as run out, and the
+    /// time begins anew at `now`. Answers how many those are.
+    pub async fn distrust_tokens(&self, now: Timestamp) -> Result<u64, StoreError> {
+        let mut tx = self.db.begin().await?;
+        let distrusted = tx.execute(&DISTRUST, args![now]).await?;
+        tx.execute(&LOWER_HIGH_WATER, args![now]).await?;
+        tx.commit().await?;
+        Ok(distrusted)
+    }
+}

@@ -1,0 +1,50 @@
+//! A token that cannot be refreshed was reported as rejected: its provider is asked whether it lives.
+
+use super::flights::Landing;
+use super::{Ids, Inner};
+use crate::domain::error::Failure;
+use crate::domain::grant::{Grant, GrantState};
+use crate::domain::policy;
+use crate::domain::provider::Verdict;
+use crate::domain::secret::AccessToken;
+use crate::providers::Provider;
+use crate::store::{GrantChange, Outcome};
+
+impl Inner {
+    /// Reads the profile with the claimed grant's access token. Two refusals, a minute apart, end the grant.
+    pub(super) async fn probe(&self, provider: &Provider, grant: &Grant) -> Result<Landing, Failure> {
+        let Some(holding) = self.store.holding(grant.id).await? else { return Ok(Landing::Elsewhere) };
+        let ids = Ids::of(grant);
+        let Ok(token) = self.vault.open_cell::<AccessToken>(&holding.access_token, &ids.at(grant.access_generation))
+        else {
+            self.quarantine(grant, "access_token").await;
+            return Err(Failure::GrantQuarantined);
+        };
+        let now = self.clock.now();
+        let failure = match provider.userinfo(&token).await {
+            Err(Verdict::Refused(code)) => match self.note(provider, grant, Verdict::Refused(code)).await {
+                Landing::Failed(Failure::ProviderUnavailable { retry_after }) => {
+                    Failure::AccessTokenRejected { retry_after }
+                }
+                landing => return Ok(landing),
+            },
+            // It lives, or nobody knows: not asked again at once.
+            Ok(_) | Err(_) => {
+                let retry_after = policy::too_new(grant.freshness.span());
+                let outcome = Outcome::Verdict {
+                    state: GrantState::Active,
+                    due_at: None,
+                    retry_not_before: Some(now.plus(retry_after)),
+                    reason: None,
+                    committed_fence: grant.committed_fence,
+                    at: now,
+                };
+                let change =
+                    GrantChange { grant: grant.id, account: grant.account, fence: grant.fence, outcome, event: None };
+                self.store.record(&change).await?;
+                Failure::AccessTokenRejected { retry_after }
+            }
+        };
+        Ok(Landing::Failed(failure))
+    }
+}

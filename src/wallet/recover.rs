@@ -1,0 +1,78 @@
+//! Grants in doubt: a refresh token was sent, or may have been, and no answer is known.
+
+use std::time::Duration;
+
+use super::flights::Landing;
+use super::refresh::Errand;
+use super::{Inner, Wallet};
+use crate::clock::Timestamp;
+use crate::domain::doubt::{self, Doubt, Sender};
+use crate::domain::error::Failure;
+use crate::domain::grant::{Grant, Lease};
+use crate::providers::Provider;
+use crate::store::StoreError;
+
+/// How many are looked at in one run.
+const BATCH: u32 = 100;
+
+/// Another replica gets this long, from when the store can be reached again, to bring an answer that it holds.
+const SETTLED: Duration = Duration::from_secs(10);
+
+impl Wallet {
+    /// Looks at grants in doubt that are due, and redeems again what may be redeemed again.
+    pub async fn recover(&self) -> Result<(), StoreError> {
+        for grant in self.0.store.grants_in_doubt(self.0.clock.now(), BATCH).await? {
+            drop(self.fly(&grant, Errand::Ahead));
+        }
+        Ok(())
+    }
+
+    /// Tells of consents that will soon run out by themselves.
+    pub async fn warn_of_ends(&self) -> Result<(), StoreError> {
+        self.0.store.warn_of_ends(self.0.clock.now(), BATCH).await.map(drop)
+    }
+}
+
+impl Inner {
+    /// What the lease of a judged grant says: `None` if the grant may be claimed.
+    pub(super) async fn doubt(
+        &self,
+        provider: &Provider,
+        judged: &Grant,
+        errand: Errand,
+    ) -> Result<Option<Landing>, Failure> {
+        let now = self.clock.now();
+        let Some(lease) = judged.lease else { return Ok(None) };
+        if lease.until > now {
+            // Of another replica, or this one's own that is being given back.
+            return Ok(Some(Landing::Elsewhere));
+        }
+        let sender = self.sender(lease).await?;
+        let rejected = matches!(errand, Errand::Rejected | Errand::Probe);
+        match self.wait_for_the_store(sender, doubt::judge(judged, provider.entry.reuse(), sender, rejected, now), now)
+        {
+            Doubt::SendAgain => Ok(None),
+            Doubt::WaitUntil(at) => {
+                self.store.postpone_doubt(judged, at, now).await?;
+                Ok(Some(Landing::Failed(Failure::ProviderUnavailable { retry_after: at.since(now) })))
+            }
+        }
+    }
+
+    /// What is known of who sent it. A flight of this process outranks its lease, so that what is judged here is what
+    /// nobody flies.
+    async fn sender(&self, lease: Lease) -> Result<Sender, StoreError> {
+        if lease.owner == self.replica {
+            return Ok(Sender::KnowsNothing);
+        }
+        Ok(Sender::LastHeard(self.store.last_heard(lease.owner).await?))
+    }
+
+    fn wait_for_the_store(&self, sender: Sender, doubt: Doubt, now: Timestamp) -> Doubt {
+        let settled_at = self.pulse().reachable_since.map_or(now, |since| since).plus(SETTLED);
+        match (sender, doubt) {
+            (Sender::LastHeard(_), Doubt::SendAgain) if settled_at > now => Doubt::WaitUntil(settled_at),
+            _ => doubt,
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! This replica among others: its signs of life, what it learns from theirs, and its start.
+
+use std::collections::BTreeMap;
+use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::{Inner, Wallet};
+use crate::clock::Timestamp;
+use crate::domain::ids::ProviderId;
+use crate::domain::policy::CLOCK_TOLERANCE;
+use crate::providers::Provider;
+use crate::store::{Beat, StoreError};
+
+/// A replica that was not heard of for this long does not count.
+const LIVE: Duration = Duration::from_secs(30);
+
+/// Forgotten after this, when nothing of it can be in doubt any more.
+const FORGOTTEN: Duration = Duration::from_hours(24 * 30);
+
+/// What the latest sign of life taught.
+#[derive(Default)]
+pub(super) struct Pulse {
+    /// Since when the store answers without a fault in between.
+    pub(super) reachable_since: Option<Timestamp>,
+    /// Refreshes that the other replicas attempted in the last minute.
+    elsewhere: BTreeMap<ProviderId, u32>,
+    /// How crowded each provider's next hour is, 0 to 1.
+    loads: BTreeMap<ProviderId, f64>,
+}
+
+impl Wallet {
+    /// Before anything is claimed: what a former life of this replica left is in doubt, and a clock that was set back
+    /// makes every token's age unknown.
+    pub async fn arrive(&self) -> Result<(), StoreError> {
+        let (store, now) = (&self.0.store, self.0.clock.now());
+        let seen = store.high_water().await?;
+        if now.plus(CLOCK_TOLERANCE) < seen {
+            let others = store.replicas(seen.minus(LIVE)).await?;
+            if others.iter().any(|beat| beat.replica != self.0.replica) {
+                tracing::error!(?now, ?seen, "this machine's clock is behind that of the other replicas");
+            } else {
+                let tokens = store.distrust_tokens(now).await?;
+                tracing::error!(
+                    tokens,
+                    ?now,
+                    ?seen,
+                    "the clock was set back: all tokens are refreshed before they are served"
+                );
+            }
+        }
+        store.void_leases(self.0.replica, now).await?;
+        self.0.pulse().reachable_since = Some(now);
+        self.beat().await
+    }
+
+    /// Gives a sign of life and learns of the others.
+    pub async fn beat(&self) -> Result<(), StoreError> {
+        let inner = &self.0;
+        let now = inner.clock.now();
+        let attempts = BTreeMap::new();
+        let beat = Beat { replica: inner.replica, started_at: inner.started_at, at: now, attempts };
+        let others = async {
+            inner.store.beat(&beat).await?;
+            inner.store.forget_replicas(now.minus(FORGOTTEN)).await?;
+            inner.store.replicas(now.minus(LIVE)).await
+        };
+        let others = others.await.inspect_err(|_| inner.pulse().reachable_since = None)?;
+        let mut elsewhere = BTreeMap::new();
+        for beat in others.iter().filter(|beat| beat.replica != inner.replica) {
+            for (provider, count) in &beat.attempts {
+                *elsewhere.entry(*provider).or_default() += count;
+            }
+        }
+        let mut pulse = inner.pulse();
+        pulse.reachable_since.get_or_insert(now);
+        pulse.elsewhere = elsewhere;
+        Ok(())
+    }
+}
+
+impl Inner {
+    pub(super) fn pulse(&self) -> MutexGuard<'_, Pulse> {
+        // Whole between any two statements.
+        self.pulse.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refreshes attempted in the last minute by all replicas.
+    pub(super) fn attempts_everywhere(&self, provider: &Provider) -> u32 {
+        let elsewhere = self.pulse().elsewhere.get(&provider.id).copied().unwrap_or_default();
+        elsewhere
+    }
+
+    /// How crowded the provider's next hour is, 0 to 1.
+    pub(super) fn load(&self, provider: ProviderId) -> f64 {
+        self.pulse().loads.get(&provider).copied().unwrap_or_default()
+    }
+}
