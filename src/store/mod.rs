@@ -14,10 +14,12 @@ mod grants;
 mod keyring;
 mod migrate;
 mod moves;
+mod provider_secrets;
 mod providers;
 mod record;
 mod redirect_urls;
 mod sql;
+mod standing;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -31,9 +33,11 @@ pub use grants::Holding;
 pub use keyring::Instance;
 pub use migrate::Schema;
 pub use moves::{Deposit, Deposited, NewGrant};
-pub use providers::{DeleteProvider, NewProvider, ProviderRow, ProviderSecretRow};
+pub use provider_secrets::{AddSecret, MOST_SECRETS, ProviderSecretRow, RemoveSecret, USE_NOTED_EVERY};
+pub use providers::{DeleteProvider, NewProvider, ProviderChange, ProviderRow};
 pub use record::{GrantChange, Outcome, Recorded};
 pub use redirect_urls::RedirectUrlRow;
+pub use standing::Blame;
 
 use db::Db;
 use sql::{Sql, statements};
@@ -69,9 +73,11 @@ const STATEMENTS: &[&[Sql]] = &[
     keyring::ALL,
     migrate::ALL,
     moves::ALL,
+    provider_secrets::ALL,
     providers::ALL,
     record::ALL,
     redirect_urls::ALL,
+    standing::ALL,
 ];
 
 impl Store {

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// Counter: answered requests, by `method` (`WalletService/GetAccessToken`) and `code` (`OK`, `NOT_FOUND`, …).
@@ -14,6 +14,15 @@ pub const REQUEST_SECONDS: &str = "token_wallet_request_duration_seconds";
 
 /// Counter: refreshes, by `provider` (slug) and `outcome` (`refreshed`, `refused`, `unavailable`, …).
 pub const REFRESHES: &str = "token_wallet_refreshes_total";
+
+/// Gauge: 1 while a `provider` (slug) fails and is sent nothing but probes, by this replica's breaker.
+pub const BREAKER_OPEN: &str = "token_wallet_breaker_open";
+
+/// Gauge: 1 while a `provider` (slug) has asked to be sent nothing (429).
+pub const PROVIDER_PAUSED: &str = "token_wallet_provider_paused";
+
+/// Gauge: 1 while a `provider` (slug) refuses our client credentials.
+pub const PROVIDER_MISCONFIGURED: &str = "token_wallet_provider_misconfigured";
 
 /// Upper bounds in seconds: a hot get takes microseconds, a refresh waits for a provider.
 const REQUEST_BUCKETS: [f64; 12] = [0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
@@ -29,6 +38,9 @@ pub fn install() {
         describe_counter!(REQUESTS, "Answered requests by method and gRPC code");
         describe_histogram!(REQUEST_SECONDS, Unit::Seconds, "Seconds until a request was answered, by method");
         describe_counter!(REFRESHES, "Refreshes by provider and outcome");
+        describe_gauge!(BREAKER_OPEN, "1 while a provider fails and is sent nothing but probes");
+        describe_gauge!(PROVIDER_PAUSED, "1 while a provider has asked to be sent nothing");
+        describe_gauge!(PROVIDER_MISCONFIGURED, "1 while a provider refuses our client credentials");
         Some(handle)
     });
 }
@@ -49,6 +61,15 @@ pub fn request(method: &'static str, code: &'static str, took: Duration) {
 /// Counts a refresh.
 pub fn refresh(provider: &str, outcome: &'static str) {
     counter!(REFRESHES, "provider" => provider.to_owned(), "outcome" => outcome).increment(1);
+}
+
+/// Shows what keeps requests away from a provider.
+pub fn gate(provider: &str, breaker_open: bool, paused: bool, misconfigured: bool) {
+    for (name, holds) in
+        [(BREAKER_OPEN, breaker_open), (PROVIDER_PAUSED, paused), (PROVIDER_MISCONFIGURED, misconfigured)]
+    {
+        gauge!(name, "provider" => provider.to_owned()).set(if holds { 1.0 } else { 0.0 });
+    }
 }
 
 #[cfg(test)]

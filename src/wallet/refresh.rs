@@ -12,7 +12,7 @@ use crate::domain::grant::{Freshness, Grant};
 use crate::domain::policy;
 use crate::domain::provider::{TokenAnswer, Verdict};
 use crate::domain::secret::RefreshToken;
-use crate::providers::{Permit, Provider};
+use crate::providers::{Permit, Provider, Urgency};
 use crate::store::{Claim, GrantChange, Holding, Outcome, Recorded, StoreError};
 use crate::telemetry;
 
@@ -50,7 +50,10 @@ impl Inner {
             Ok(provider) => provider,
             Err(failure) => return Landing::Failed(failure),
         };
-        let _permit = self.registry.gate().permit(provider.id).await;
+        let permit = match self.registry.permit(&provider, Urgency::Waiting).await {
+            Ok(permit) => permit,
+            Err(failure) => return Landing::Failed(failure),
+        };
         if self.tasks.is_closed() {
             return Landing::Failed(Failure::ProviderUnavailable { retry_after: STOPPING });
         }
@@ -58,7 +61,7 @@ impl Inner {
         let until = now.plus(policy::LEASE);
         let (generation, fence) = (judged.access_generation, judged.fence);
         match self.store.claim(judged.id, generation, fence, self.replica, now, until).await {
-            Ok(Some(claim)) => self.redeem(&provider, claim).await,
+            Ok(Some(claim)) => self.redeem(&provider, claim, permit).await,
             Ok(None) => Landing::Elsewhere,
             Err(error) => Landing::Failed(error.into()),
         }
@@ -69,7 +72,7 @@ impl Inner {
     pub(super) async fn redeem_claimed(&self, provider: &Provider, claim: Claim, permit: Permit) {
         let (passenger, flight) = self.flights.board(claim.grant.id);
         if let Some(flight) = flight {
-            flight.land(self.redeem(provider, claim).await);
+            flight.land(self.redeem(provider, claim, permit).await);
             return;
         }
         // The flight may be waiting for a permit itself.
@@ -79,7 +82,7 @@ impl Inner {
     }
 
     /// Spends the claimed refresh token, once, and stores what comes of it.
-    async fn redeem(&self, provider: &Provider, claim: Claim) -> Landing {
+    async fn redeem(&self, provider: &Provider, claim: Claim, permit: Permit) -> Landing {
         let (grant, claimed_at) = (claim.grant, self.clock.boot());
         let ids = Ids::of(&grant);
         let generation = grant.refresh_generation.unwrap_or_default();
@@ -91,14 +94,25 @@ impl Inner {
             return self.give_back(&grant).await;
         }
         let sent_at = self.clock.now();
+        let secret = provider.secrets_in_order().next();
         let result = provider.refresh(&token).await;
+        let _ = self.registry.settle(provider, permit, &result).await;
         telemetry::metrics::refresh(
             provider.slug.as_str(),
             result.as_ref().map_or_else(Verdict::as_str, |_| "refreshed"),
         );
         match result {
-            Ok(answer) => self.keep(&grant, &ids, answer, sent_at).await,
-            Err(verdict) => self.note(&grant, verdict).await,
+            Ok(answer) => {
+                let landing = self.keep(&grant, &ids, answer, sent_at).await;
+                self.registry.accepted(provider, secret).await;
+                landing
+            }
+            Err(verdict) => {
+                if matches!(verdict, Verdict::Misconfigured(_)) {
+                    self.registry.blame(provider, grant.id).await;
+                }
+                self.note(&grant, verdict).await
+            }
         }
     }
 

@@ -17,7 +17,7 @@ impl Inner {
             |until: crate::clock::Timestamp| Failure::ProviderUnavailable { retry_after: until.since(now) };
         let retry_not_before = match &verdict {
             Verdict::Refused(_) => grant.refused(now).1,
-            Verdict::Later { after } => after.map(|after| now.plus(after)),
+            Verdict::Later { after } | Verdict::Limited { after } => after.map(|after| now.plus(after)),
             // The provider may have acted: nobody asks before the lease would have run out.
             Verdict::Unknown => Some(now.plus(policy::LEASE)),
             Verdict::Misconfigured(_) => None,
@@ -32,7 +32,9 @@ impl Inner {
                 tracing::error!(provider = %grant.provider, code, "the provider does not accept the client credentials");
                 (grant.state, Some(deferred), Some(code), Failure::ProviderMisconfigured)
             }
-            Verdict::Later { .. } | Verdict::Unknown => (grant.state, Some(deferred), None, unavailable(deferred)),
+            Verdict::Later { .. } | Verdict::Limited { .. } | Verdict::Unknown => {
+                (grant.state, Some(deferred), None, unavailable(deferred))
+            }
         };
         let event = (state == GrantState::Dead).then(|| {
             tracing::info!(grant = %grant.id, account = %grant.account, "the provider ended a grant; the user must authorize again");

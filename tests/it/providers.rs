@@ -217,7 +217,7 @@ async fn p10_an_answer_that_is_none_is_never_a_refusal() {
         (answer(500, "", ""), LATER),
         (answer(502, html, "<html>invalid_grant</html>"), LATER),
         (answer(503, "retry-after: 7\r\n", ""), Verdict::Later { after: Some(Duration::from_secs(7)) }),
-        (answer(429, "retry-after: 86400\r\n", ""), Verdict::Later { after: Some(Duration::from_mins(15)) }),
+        (answer(429, "retry-after: 86400\r\n", ""), Verdict::Limited { after: Some(Duration::from_mins(15)) }),
         (answer(200, "", ""), Verdict::Unknown),
         (answer(200, html, "<html>"), Verdict::Unknown),
         (json(200, r#"{"access_token":"a","#), Verdict::Unknown),
