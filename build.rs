@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use prost::Message as _;
 
 /// Messages that carry a secret: their `Debug` is written by hand in src/proto.rs.
-const WITHOUT_DEBUG: [&str; 8] = [
+const WITHOUT_DEBUG: [&str; 9] = [
     ".tokenwallet.v1.GetAccessTokenRequest",
     ".tokenwallet.v1.GetAccessTokenResponse",
     ".tokenwallet.v1.StartLinkResponse",
     ".tokenwallet.v1.CompleteLinkRequest",
     ".tokenwallet.v1.CompleteLinkRequest.proof",
     ".tokenwallet.v1.CreateProviderRequest",
+    ".tokenwallet.v1.CreateProviderSecretRequest",
     ".tokenwallet.v1.CreateApiClientResponse",
     ".tokenwallet.v1.ApiKey",
 ];

@@ -60,6 +60,12 @@ impl fmt::Debug for v1::CreateProviderRequest {
     }
 }
 
+impl fmt::Debug for v1::CreateProviderSecretRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CreateProviderSecretRequest").field("provider", &self.provider).finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for v1::CreateApiClientResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CreateApiClientResponse").field("api_client", &self.api_client).finish_non_exhaustive()

@@ -243,7 +243,8 @@ CREATE TABLE events (
     sequence    BIGINT,
     at          BIGINT NOT NULL,
     kind        TEXT COLLATE "C" NOT NULL,
-    user_id     TEXT COLLATE "C" NOT NULL,
+    -- Null where it concerns a provider and nobody in particular.
+    user_id     TEXT COLLATE "C",
     provider_id TEXT COLLATE "C" NOT NULL,
     account_id  TEXT COLLATE "C",
     grant_id    TEXT COLLATE "C",

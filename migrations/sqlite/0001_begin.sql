@@ -242,7 +242,8 @@ CREATE TABLE events (
     sequence    INTEGER,
     at          INTEGER NOT NULL,
     kind        TEXT   NOT NULL,
-    user_id     TEXT   NOT NULL,
+    -- Null where it concerns a provider and nobody in particular.
+    user_id     TEXT,
     provider_id TEXT   NOT NULL,
     account_id  TEXT,
     grant_id    TEXT,

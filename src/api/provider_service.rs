@@ -9,6 +9,7 @@ use crate::access::Caller;
 use crate::access::permit::{ManageProviders, ReadProviders};
 use crate::domain::error::Failure;
 use crate::domain::provider::Slug;
+use crate::domain::secret::ClientSecret;
 use crate::proto::v1;
 use crate::proto::v1::provider_service_server::ProviderService;
 
@@ -36,6 +37,30 @@ impl ProviderService for Rooms {
     ) -> Result<Response<v1::ListProvidersResponse>, Status> {
         let caller = door::caller(&request)?;
         self.providers(caller, &request.into_inner()).await.map(Response::new).map_err(status::of)
+    }
+
+    async fn update_provider(
+        &self,
+        request: Request<v1::UpdateProviderRequest>,
+    ) -> Result<Response<v1::UpdateProviderResponse>, Status> {
+        let caller = door::caller(&request)?;
+        self.change_provider(caller, request.into_inner()).await.map(Response::new).map_err(status::of)
+    }
+
+    async fn create_provider_secret(
+        &self,
+        request: Request<v1::CreateProviderSecretRequest>,
+    ) -> Result<Response<v1::CreateProviderSecretResponse>, Status> {
+        let caller = door::caller(&request)?;
+        self.add_provider_secret(caller, request.into_inner()).await.map(Response::new).map_err(status::of)
+    }
+
+    async fn delete_provider_secret(
+        &self,
+        request: Request<v1::DeleteProviderSecretRequest>,
+    ) -> Result<Response<v1::DeleteProviderSecretResponse>, Status> {
+        let caller = door::caller(&request)?;
+        self.remove_provider_secret(caller, request.into_inner()).await.map(Response::new).map_err(status::of)
     }
 
     async fn delete_provider(
@@ -80,6 +105,41 @@ impl Rooms {
         let next_page_token = found.next.map(|slug| page.token(slug.as_str())).unwrap_or_default();
         let providers = found.providers.into_iter().map(provider::provider).collect();
         Ok(v1::ListProvidersResponse { providers, next_page_token })
+    }
+
+    async fn change_provider(
+        &self,
+        caller: Caller,
+        request: v1::UpdateProviderRequest,
+    ) -> Result<v1::UpdateProviderResponse, Failure> {
+        let permit = caller.may(ManageProviders)?;
+        let slug = fields::provider(request.provider.clone())?;
+        let changed = self.registry.update(&permit, &slug, &provider::change(request)?).await?;
+        Ok(v1::UpdateProviderResponse { provider: Some(provider::provider(changed)) })
+    }
+
+    async fn add_provider_secret(
+        &self,
+        caller: Caller,
+        request: v1::CreateProviderSecretRequest,
+    ) -> Result<v1::CreateProviderSecretResponse, Failure> {
+        let permit = caller.may(ManageProviders)?;
+        let slug = fields::provider(request.provider)?;
+        let secret = ClientSecret::new(request.client_secret);
+        let added = self.registry.add_secret(&permit, &slug, &secret).await?;
+        Ok(v1::CreateProviderSecretResponse { provider_secret: Some(provider::secret(&added)) })
+    }
+
+    async fn remove_provider_secret(
+        &self,
+        caller: Caller,
+        request: v1::DeleteProviderSecretRequest,
+    ) -> Result<v1::DeleteProviderSecretResponse, Failure> {
+        let permit = caller.may(ManageProviders)?;
+        let slug = fields::provider(request.provider)?;
+        let secret = fields::id("provider_secret_id", &request.provider_secret_id)?;
+        self.registry.remove_secret(&permit, &slug, secret).await?;
+        Ok(v1::DeleteProviderSecretResponse {})
     }
 
     async fn remove_provider(

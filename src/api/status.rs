@@ -69,6 +69,8 @@ const fn meaning(failure: &Failure) -> (Code, &'static str) {
         Failure::RedirectUrlNotFound => (Code::NotFound, "REDIRECT_URL_NOT_FOUND"),
         Failure::ProviderExists => (Code::AlreadyExists, "PROVIDER_EXISTS"),
         Failure::ProviderInUse => (Code::FailedPrecondition, "PROVIDER_IN_USE"),
+        Failure::TooManyProviderSecrets => (Code::FailedPrecondition, "TOO_MANY_PROVIDER_SECRETS"),
+        Failure::LastProviderSecret => (Code::FailedPrecondition, "LAST_PROVIDER_SECRET"),
         Failure::SharedCredentialsInProduction => (Code::FailedPrecondition, "SHARED_CREDENTIALS_IN_PRODUCTION"),
         Failure::ReauthorizationRequired => (Code::FailedPrecondition, "REAUTHORIZATION_REQUIRED"),
         Failure::MissingScopes(_) => (Code::FailedPrecondition, "MISSING_SCOPES"),

@@ -1,5 +1,8 @@
 //! `providers`: the authorization servers that users can link.
 
+mod secrets;
+mod update;
+
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -8,15 +11,19 @@ use serde_json::{Value, json};
 use super::remote::{PAGE_SIZE, Remote, Target};
 use super::{output, remote, secret};
 use crate::proto::v1::{
-    CreateProviderRequest, DeleteProviderRequest, GetProviderRequest, ListProvidersRequest, Provider, ProviderEndpoints,
+    self, CreateProviderRequest, DeleteProviderRequest, GetProviderRequest, ListProvidersRequest, Provider,
+    ProviderEndpoints, ProviderSecret, ProviderState,
 };
 
-/// Configure, show and delete the providers that users can link.
+/// Configure, show, change and delete the providers that users can link.
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
     Create(Box<Create>),
     List(List),
     Get(Get),
+    Update(update::Update),
+    #[command(subcommand)]
+    Secrets(secrets::Command),
     Delete(Delete),
 }
 
@@ -137,6 +144,8 @@ impl Command {
             Self::Create(create) => create.run().await,
             Self::List(list) => list.run().await,
             Self::Get(get) => get.run().await,
+            Self::Update(update) => update.run().await,
+            Self::Secrets(command) => command.run().await,
             Self::Delete(delete) => delete.run().await,
         }
     }
@@ -187,10 +196,10 @@ impl List {
         }
         let row = |provider: &Provider| {
             let Provider { slug, display_name, catalog_entry, redirect_uri, .. } = provider.clone();
-            [slug, display_name, catalog_entry, redirect_uri]
+            [slug, display_name, catalog_entry, state(provider).to_owned(), redirect_uri]
         };
         let rows: Vec<_> = all.iter().map(row).collect();
-        Ok(output::table(["PROVIDER", "NAME", "CATALOG ENTRY", "REDIRECT URI"], &rows)?)
+        Ok(output::table(["PROVIDER", "NAME", "CATALOG ENTRY", "STATE", "REDIRECT URI"], &rows)?)
     }
 }
 
@@ -199,29 +208,55 @@ impl Get {
         let request = GetProviderRequest { provider: self.provider };
         let answer = self.target.remote()?.providers().get_provider(request).await?.into_inner();
         let provider = answer.provider.context("the wallet answered without a provider")?;
-        if self.json {
-            return Ok(output::json(&to_json(&provider))?);
-        }
-        let endpoints = provider.endpoints.unwrap_or_default();
-        let scopes: Vec<_> = [provider.base_scopes, provider.additional_scopes].concat();
-        for (name, value) in [
-            ("provider", provider.slug),
-            ("id", provider.id),
-            ("name", provider.display_name),
-            ("catalog entry", provider.catalog_entry),
-            ("client id", provider.client_id),
-            ("redirect URI", provider.redirect_uri),
-            ("scopes", scopes.join(" ")),
-            ("authorization URL", endpoints.authorization_url),
-            ("token URL", endpoints.token_url),
-            ("userinfo URL", endpoints.userinfo_url),
-            ("issuer", endpoints.issuer),
-            ("secrets", provider.secrets.len().to_string()),
-            ("made", output::time(provider.create_time)),
-        ] {
-            output::line(format_args!("{name:<18} {}", output::plain(&value)))?;
-        }
-        Ok(())
+        show(provider, self.json)
+    }
+}
+
+/// Prints a provider whole.
+fn show(provider: Provider, json: bool) -> anyhow::Result<()> {
+    if json {
+        return Ok(output::json(&to_json(&provider))?);
+    }
+    let (state, health) = (state(&provider).to_owned(), provider.health.unwrap_or_default());
+    let endpoints = provider.endpoints.unwrap_or_default();
+    let scopes: Vec<_> = [provider.base_scopes, provider.additional_scopes].concat();
+    for (name, value) in [
+        ("provider", provider.slug),
+        ("id", provider.id),
+        ("name", provider.display_name),
+        ("catalog entry", provider.catalog_entry),
+        ("client id", provider.client_id),
+        ("redirect URI", provider.redirect_uri),
+        ("scopes", scopes.join(" ")),
+        ("authorization URL", endpoints.authorization_url),
+        ("token URL", endpoints.token_url),
+        ("userinfo URL", endpoints.userinfo_url),
+        ("issuer", endpoints.issuer),
+        ("state", state),
+        ("paused until", output::time(health.pause_end_time)),
+        ("misconfigured since", output::time(health.misconfigured_time)),
+        ("frozen until", output::time(health.freeze_end_time)),
+        ("requests a second", provider.requests_per_second.to_string()),
+        ("requests at once", provider.max_in_flight.to_string()),
+        ("made", output::time(provider.create_time)),
+    ] {
+        output::line(format_args!("{name:<20} {}", output::plain(&value)))?;
+    }
+    for ProviderSecret { id, create_time, last_used_time } in provider.secrets {
+        let (made, used) = (output::time(create_time), output::time(last_used_time));
+        output::line(format_args!("{:<20} {}  made {made}  last used {used}", "secret", output::plain(&id)))?;
+    }
+    Ok(())
+}
+
+/// How a provider fares, in one word.
+fn state(provider: &Provider) -> &'static str {
+    match provider.health.as_ref().map(v1::ProviderHealth::state) {
+        Some(ProviderState::Ok) => "ok",
+        Some(ProviderState::Paused) => "paused",
+        Some(ProviderState::Frozen) => "frozen",
+        Some(ProviderState::Misconfigured) => "misconfigured",
+        Some(ProviderState::Unspecified) | None => "unknown",
     }
 }
 
@@ -247,8 +282,14 @@ pub(super) async fn all(remote: &Remote) -> anyhow::Result<Vec<Provider>> {
 fn to_json(provider: &Provider) -> Value {
     let endpoints = provider.endpoints.clone().unwrap_or_default();
     let secrets = provider.secrets.iter();
-    let secrets =
-        secrets.map(|secret| json!({ "id": secret.id, "create_time": output::json_time(secret.create_time) }));
+    let secrets = secrets.map(|secret| {
+        json!({
+            "id": secret.id,
+            "create_time": output::json_time(secret.create_time),
+            "last_used_time": output::json_time(secret.last_used_time),
+        })
+    });
+    let health = provider.health.unwrap_or_default();
     json!({
         "id": provider.id,
         "slug": provider.slug,
@@ -267,5 +308,13 @@ fn to_json(provider: &Provider) -> Value {
         },
         "secrets": secrets.collect::<Value>(),
         "create_time": output::json_time(provider.create_time),
+        "health": {
+            "state": state(provider),
+            "pause_end_time": output::json_time(health.pause_end_time),
+            "misconfigured_time": output::json_time(health.misconfigured_time),
+            "freeze_end_time": output::json_time(health.freeze_end_time),
+        },
+        "requests_per_second": provider.requests_per_second,
+        "max_in_flight": provider.max_in_flight,
     })
 }

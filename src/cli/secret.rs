@@ -34,7 +34,7 @@ pub(super) fn read(path: &Path) -> anyhow::Result<ClientSecret> {
         file.take(MOST).read_to_string(&mut text).with_context(|| format!("cannot read {}", path.display()))?;
     }
     match text.trim_end_matches(['\r', '\n']) {
-        "" => bail!("the client secret is empty; a public client is made with --public"),
+        "" => bail!("the client secret is empty; a public client is made with providers create --public"),
         secret => Ok(ClientSecret::new(secret)),
     }
 }

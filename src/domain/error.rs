@@ -46,6 +46,12 @@ pub enum Failure {
     /// Accounts use the provider.
     #[error("accounts are linked at this provider, or are being linked")]
     ProviderInUse,
+    /// The provider has as many client secrets as it may have.
+    #[error("the provider has as many client secrets as it may have; delete one that is not used any more")]
+    TooManyProviderSecrets,
+    /// The client secret is the provider's only one.
+    #[error("the provider's last client secret cannot be deleted; add another one first")]
+    LastProviderSecret,
     /// The sandbox, or shared credentials, in a production instance.
     #[error("shared credentials and the sandbox are for development instances")]
     SharedCredentialsInProduction,

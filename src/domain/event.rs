@@ -23,6 +23,10 @@ pub enum EventKind {
     AccountExpiresSoon,
     /// The provider gave no refresh token though one was asked for.
     AccountNotRefreshable,
+    /// A provider refuses our credentials, certainly; its grants wait.
+    ProviderMisconfigured,
+    /// A provider takes our credentials again.
+    ProviderRecovered,
     /// Security: a flow was brought back by somebody else than its starter.
     FlowSessionMismatch,
     /// Security: a callback came for another provider or issuer than the flow's.
@@ -41,6 +45,8 @@ impl EventKind {
             Self::AccountQuarantined => "account.quarantined",
             Self::AccountExpiresSoon => "account.expires_soon",
             Self::AccountNotRefreshable => "account.not_refreshable",
+            Self::ProviderMisconfigured => "provider.misconfigured",
+            Self::ProviderRecovered => "provider.recovered",
             Self::FlowSessionMismatch => "flow.session_mismatch",
             Self::FlowProviderMismatch => "flow.provider_mismatch",
         }
@@ -56,8 +62,8 @@ pub struct Event {
     pub at: Timestamp,
     /// What happened.
     pub kind: EventKind,
-    /// To whom.
-    pub user: UserId,
+    /// To whom; `None` where it concerns a provider and nobody in particular.
+    pub user: Option<UserId>,
     /// At which provider.
     pub provider: ProviderId,
     /// To which account, if there is one.
@@ -73,7 +79,22 @@ pub struct Event {
 impl Event {
     /// An event that names nothing yet but whom and where.
     pub fn new(kind: EventKind, at: Timestamp, user: UserId, provider: ProviderId) -> Self {
-        Self { id: EventId::new(at), at, kind, user, provider, account: None, grant: None, flow: None, reason: None }
+        Self { user: Some(user), ..Self::of_provider(kind, at, provider) }
+    }
+
+    /// An event that concerns a provider and nobody in particular.
+    pub fn of_provider(kind: EventKind, at: Timestamp, provider: ProviderId) -> Self {
+        Self {
+            id: EventId::new(at),
+            at,
+            kind,
+            user: None,
+            provider,
+            account: None,
+            grant: None,
+            flow: None,
+            reason: None,
+        }
     }
 
     /// Names the account.

@@ -24,11 +24,27 @@ pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
 /// How long a claim keeps others from redeeming the same grant.
 pub const LEASE: Duration = Duration::from_secs(20);
 
+/// While a provider refuses our credentials: how long after one try the next one is made, by any replica.
+pub const PROBE_EVERY: Duration = Duration::from_mins(1);
+
+/// How long a provider that limits us is left alone, if it does not say.
+pub const LIMITED_FOR: Duration = Duration::from_secs(30);
+
+/// No provider makes us wait longer than this.
+pub const LONGEST_PAUSE: Duration = Duration::from_mins(15);
+
 /// How long after a first refusal the provider is asked to confirm it.
 const CONFIRM_AFTER: Duration = Duration::from_mins(1);
 
 /// The same, once the access token is dead.
 const CONFIRM_AFTER_DEATH: Duration = Duration::from_secs(5);
+
+/// Until when a provider that limits us (429) is sent nothing: what it asked for, never less, and up to half of that
+/// more by `spread` in 0..=1, since others were told to come back at the same moment.
+pub fn paused_until(now: Timestamp, asked: Option<Duration>, spread: f64) -> Timestamp {
+    let asked = asked.unwrap_or(LIMITED_FOR).clamp(Duration::from_secs(1), LONGEST_PAUSE);
+    now.plus((asked + asked.mul_f64(unit(spread) / 2.0)).min(LONGEST_PAUSE))
+}
 
 /// The floor F: no token with less life left is ever handed out.
 pub fn floor(lifetime: Duration) -> Duration {
@@ -121,6 +137,22 @@ mod tests {
 
     const fn secs(secs: u64) -> Duration {
         Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn p9_a_provider_that_limits_us_is_left_alone_as_long_as_it_asked_and_never_for_ever() {
+        let now = Timestamp::from_millis(0);
+        for (asked, spread, paused) in [
+            (None, 0.0, secs(30)),
+            (None, 1.0, secs(45)),
+            (Some(secs(60)), 0.0, secs(60)),
+            (Some(secs(60)), 0.5, secs(75)),
+            (Some(Duration::ZERO), 0.0, secs(1)),
+            (Some(Duration::MAX), 1.0, secs(900)),
+            (Some(secs(899)), 1.0, secs(900)),
+        ] {
+            assert_eq!(paused_until(now, asked, spread), now.plus(paused), "{asked:?} {spread}");
+        }
     }
 
     #[test]

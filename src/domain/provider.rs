@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::ids::GrantId;
 use super::policy;
 use super::scopes::Scopes;
 use super::secret::{AccessToken, RefreshToken};
+use crate::clock::Timestamp;
 
 /// A provider's name in every call: 1 to 63 lower-case letters, digits, `-` and `_`, beginning with a letter.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +44,81 @@ impl std::str::FromStr for Slug {
 impl std::fmt::Display for Slug {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// What a provider may be sent, by all replicas together. Unset: the default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests a second, at least 1.
+    pub requests_per_second: Option<u32>,
+    /// Requests in flight, at least 1.
+    pub max_in_flight: Option<u32>,
+}
+
+impl Limits {
+    /// Requests a second, if nobody says.
+    pub const REQUESTS_PER_SECOND: u32 = 50;
+    /// Requests in flight, if nobody says.
+    pub const MAX_IN_FLIGHT: u32 = 16;
+
+    /// Requests a second.
+    pub fn requests_per_second(self) -> u32 {
+        self.requests_per_second.unwrap_or(Self::REQUESTS_PER_SECOND)
+    }
+
+    /// Requests in flight.
+    pub fn max_in_flight(self) -> u32 {
+        self.max_in_flight.unwrap_or(Self::MAX_IN_FLIGHT)
+    }
+}
+
+/// How we stand with a provider. All replicas read it from its row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// It asked (429) to be sent nothing before.
+    pub paused_until: Option<Timestamp>,
+    /// Since when it refuses our credentials, certainly.
+    pub misconfigured_at: Option<Timestamp>,
+    /// While it does: when one request may try them again; `None` is now.
+    pub probe_at: Option<Timestamp>,
+    /// The latest grant whose refresh blamed our credentials, if none has succeeded since.
+    pub blamed_by: Option<GrantId>,
+    /// Too many grants were refused at once: until then none is ended.
+    pub frozen_until: Option<Timestamp>,
+}
+
+/// How a provider fares, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Nothing is known against it.
+    Ok,
+    /// It asked to be sent nothing for a while.
+    Paused,
+    /// It refuses our credentials.
+    Misconfigured,
+    /// It refused too many grants at once; none is ended for now.
+    Frozen,
+}
+
+impl Standing {
+    /// How the provider fares; of several troubles the one that an operator must see first.
+    pub fn health(&self, now: Timestamp) -> Health {
+        let lasts = |until: Option<Timestamp>| until.is_some_and(|until| now < until);
+        if self.misconfigured_at.is_some() {
+            Health::Misconfigured
+        } else if lasts(self.frozen_until) {
+            Health::Frozen
+        } else if lasts(self.paused_until) {
+            Health::Paused
+        } else {
+            Health::Ok
+        }
+    }
+
+    /// Whether a success is news: something blames our credentials.
+    pub const fn is_blamed(&self) -> bool {
+        self.misconfigured_at.is_some() || self.blamed_by.is_some()
     }
 }
 
@@ -122,8 +199,13 @@ pub enum Verdict {
     Refused(String),
     /// The provider refuses us, with this error code (`invalid_client` and friends): the grant is not at fault.
     Misconfigured(String),
-    /// Not now: an outage, a limit, or a request that was never sent. `after` is what the provider asked to wait.
+    /// Not now: an outage, or a request that was never sent. `after` is what the provider asked to wait.
     Later {
+        /// The provider's Retry-After.
+        after: Option<Duration>,
+    },
+    /// The provider limits us (429): whatever it is asked, by whichever replica, it wants to be left alone for a while.
+    Limited {
         /// The provider's Retry-After.
         after: Option<Duration>,
     },
@@ -138,6 +220,7 @@ impl Verdict {
             Self::Refused(_) => "refused",
             Self::Misconfigured(_) => "misconfigured",
             Self::Later { .. } => "later",
+            Self::Limited { .. } => "limited",
             Self::Unknown => "unknown",
         }
     }
@@ -175,6 +258,27 @@ mod tests {
         }
         assert_eq!(Lifetime::read(None, None), assumed);
         assert_eq!(Lifetime::read(Some(&json!(0)), Some(Lifetime::Endless)), Lifetime::Endless);
+    }
+
+    #[test]
+    fn of_several_troubles_the_worst_is_shown_and_none_outlasts_its_time() {
+        let at = |secs: i64| Some(Timestamp::from_millis(secs * 1000));
+        let now = Timestamp::from_millis(10_000);
+        let standing = |misconfigured_at, frozen_until, paused_until| Standing {
+            misconfigured_at,
+            frozen_until,
+            paused_until,
+            ..Standing::default()
+        };
+        for (standing, health) in [
+            (standing(None, None, None), Health::Ok),
+            (standing(None, at(10), at(10)), Health::Ok),
+            (standing(None, None, at(11)), Health::Paused),
+            (standing(None, at(11), at(11)), Health::Frozen),
+            (standing(at(1), at(11), at(11)), Health::Misconfigured),
+        ] {
+            assert_eq!(standing.health(now), health, "{standing:?}");
+        }
     }
 
     #[test]

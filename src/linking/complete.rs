@@ -9,7 +9,7 @@ use crate::domain::flow::{Completion, Flow, FlowFailure, FlowState, Outcome};
 use crate::domain::ids::FlowId;
 use crate::domain::provider::Verdict;
 use crate::domain::secret::Ticket;
-use crate::providers::Provider;
+use crate::providers::{self, Provider, Urgency};
 use crate::store::{ClaimedFlow, FlowStep};
 use crate::vault::random;
 use crate::wallet::RedeemError;
@@ -85,22 +85,26 @@ impl Linking {
         let linking = self.clone();
         let task = self.0.tasks.spawn(async move {
             let provider = linking.0.registry.by_id(flow.provider).await?;
-            {
-                // Before the claim: one that waited for its turn would be taken for abandoned.
-                let _permit = linking.0.registry.gate().permit(provider.id).await;
-                let now = linking.0.clock.now();
-                let Some(claimed) = linking.0.store.claim_flow(flow.id, linking.0.replica, now).await? else {
-                    return Ok(None);
-                };
-                linking.exchange(&flow, &claimed, &provider).await?;
-            }
+            // Before the claim: one that waited for its turn would be taken for abandoned.
+            let permit = linking.0.registry.permit(&provider, Urgency::Link).await?;
+            let now = linking.0.clock.now();
+            let Some(claimed) = linking.0.store.claim_flow(flow.id, linking.0.replica, now).await? else {
+                return Ok(None);
+            };
+            linking.exchange(&flow, &claimed, &provider, permit).await?;
             linking.finish(flow.id).await.map(Some)
         });
         task.await.unwrap_or(Err(Failure::Internal))
     }
 
-    async fn exchange(&self, flow: &Flow, claimed: &ClaimedFlow, provider: &Provider) -> Result<(), Failure> {
-        let failure = match self.0.wallet.redeem_code(flow, claimed, provider).await {
+    async fn exchange(
+        &self,
+        flow: &Flow,
+        claimed: &ClaimedFlow,
+        provider: &Provider,
+        permit: providers::Permit,
+    ) -> Result<(), Failure> {
+        let failure = match self.0.wallet.redeem_code(flow, claimed, provider, permit).await {
             Ok(()) => return Ok(()),
             Err(RedeemError::Verdict(Verdict::Refused(code))) => {
                 tracing::warn!(flow = %flow.id, code, "the provider refused a code");
@@ -111,9 +115,10 @@ impl Linking {
                 FlowFailure::Misconfigured
             }
             // The code is never sent twice, so a try that may have been one is the last.
-            Err(RedeemError::Verdict(Verdict::Later { .. } | Verdict::Unknown) | RedeemError::Unsent) => {
-                FlowFailure::OutcomeUnknown
-            }
+            Err(
+                RedeemError::Verdict(Verdict::Later { .. } | Verdict::Limited { .. } | Verdict::Unknown)
+                | RedeemError::Unsent,
+            ) => FlowFailure::OutcomeUnknown,
             Err(RedeemError::Parking(failure)) => return Err(failure),
         };
         Err(self.end(flow, FlowStep::Claimed, failure).await)
@@ -132,10 +137,9 @@ impl Linking {
         };
         let answer = self.0.wallet.open_parked(&flow, &sealed)?;
         let provider = self.0.registry.by_id(flow.provider).await?;
-        let profile = {
-            let _permit = self.0.registry.gate().permit(provider.id).await;
-            provider.userinfo(&answer.access_token).await
-        };
+        let permit = self.0.registry.permit(&provider, Urgency::Link).await?;
+        let profile = provider.userinfo(&answer.access_token).await;
+        let _ = self.0.registry.settle(&provider, permit, &profile).await;
         let failure = match profile {
             Ok(profile) => match self.0.wallet.deposit(&flow, &answer, &profile, sent_at).await {
                 Err(Failure::AccountLinkedToAnotherUser) => FlowFailure::LinkedToAnotherUser,
@@ -143,10 +147,10 @@ impl Linking {
                 Err(Failure::FlowOutcomeUnknown) => return self.told(flow.id).await,
                 outcome => return outcome,
             },
-            Err(Verdict::Later { after: Some(retry_after) }) => {
+            Err(Verdict::Later { after: Some(retry_after) } | Verdict::Limited { after: Some(retry_after) }) => {
                 return Err(Failure::ProviderUnavailable { retry_after });
             }
-            Err(Verdict::Later { after: None } | Verdict::Unknown) => {
+            Err(Verdict::Later { after: None } | Verdict::Limited { after: None } | Verdict::Unknown) => {
                 return Err(Failure::ProviderUnavailable { retry_after: PROFILE_RETRY });
             }
             Err(Verdict::Refused(code) | Verdict::Misconfigured(code)) => {

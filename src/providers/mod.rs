@@ -3,8 +3,11 @@
 pub mod answer;
 pub mod authorize;
 pub mod catalog;
+pub mod change;
 pub mod endpoints;
 pub mod gate;
+mod health;
+mod merge;
 pub mod profile;
 pub mod provider;
 pub mod registry;
@@ -13,7 +16,8 @@ pub mod verdict;
 
 pub use authorize::Authorization;
 pub use catalog::{Catalog, Entry};
+pub use change::NewProvider;
 pub use endpoints::{CustomEndpoints, Endpoints};
-pub use gate::{Gate, Permit};
+pub use gate::{Closed, ClosedBy, Gate, Permit, Settled, Signal, Urgency};
 pub use provider::{Provider, Wire};
-pub use registry::{NewProvider, Parts, ProviderPage, Registry};
+pub use registry::{Parts, ProviderPage, Registry};

@@ -6,11 +6,11 @@ use super::catalog::{Entry, Pkce};
 use super::endpoints::Endpoints;
 use crate::clock::{Clock, Timestamp};
 use crate::domain::ids::{ProviderId, ProviderSecretId};
-use crate::domain::provider::Slug;
+use crate::domain::provider::{Limits, Slug, Standing};
 use crate::domain::scopes::Scopes;
 use crate::domain::secret::ClientSecret;
 use crate::outbound::Outbound;
-use crate::store::ProviderSecretRow;
+use crate::store::{ProviderSecretRow, USE_NOTED_EVERY};
 use crate::vault::{OpenError, Owner, Vault};
 
 /// A provider as configured, ready to be called.
@@ -34,6 +34,10 @@ pub struct Provider {
     pub redirect_uri: String,
     /// Our client secrets there, sealed, the newest first. None: a public client (RFC 6749 section 2.1).
     pub secrets: Vec<ProviderSecretRow>,
+    /// What it may be sent.
+    pub limits: Limits,
+    /// How we stood with it when its row was read.
+    pub standing: Standing,
     /// When it was configured.
     pub created_at: Timestamp,
     /// What its calls go through.
@@ -68,12 +72,25 @@ impl Provider {
         self.entry.pkce == Pkce::Supported
     }
 
-    /// The newest client secret, opened.
-    pub(super) fn client_secret(&self) -> Result<Option<ClientSecret>, OpenError> {
-        let newest = self.secrets.first();
-        newest
-            .map(|newest| self.wire.vault.open_cell(&newest.secret, &secret_owner(newest.id, self.id).owner()))
-            .transpose()
+    /// The client secrets in the order in which to try them: the one that the provider took last, then from the newest
+    /// to the oldest. None: a public client.
+    pub fn secrets_in_order(&self) -> impl Iterator<Item = &ProviderSecretRow> {
+        // Of those taken at one moment the newest: `max_by_key` gives the last.
+        let taken = self.secrets.iter().rev().filter(|secret| secret.last_used_at.is_some());
+        let first = taken.max_by_key(|secret| secret.last_used_at);
+        let others = self.secrets.iter().filter(move |secret| first.is_none_or(|first| first.id != secret.id));
+        first.into_iter().chain(others)
+    }
+
+    /// Whether the row says already that this secret is the one in use.
+    pub(super) fn is_noted(&self, secret: &ProviderSecretRow, now: Timestamp) -> bool {
+        self.secrets_in_order().next().is_some_and(|first| first.id == secret.id)
+            && secret.last_used_at.is_some_and(|used| now.since(used) < USE_NOTED_EVERY)
+    }
+
+    /// A client secret, opened.
+    pub(super) fn open_secret(&self, secret: &ProviderSecretRow) -> Result<ClientSecret, OpenError> {
+        self.wire.vault.open_cell(&secret.secret, &secret_owner(secret.id, self.id).owner())
     }
 }
 
@@ -115,7 +132,7 @@ pub(crate) mod tests {
         let (id, secret_id) = (ProviderId::new(NOW), ProviderSecretId::new(NOW));
         let seal = |text| {
             let secret = wire.vault.seal(&ClientSecret::new(text), &secret_owner(secret_id, id).owner()).unwrap();
-            ProviderSecretRow { id: secret_id, secret, created_at: NOW }
+            ProviderSecretRow { id: secret_id, secret, created_at: NOW, last_used_at: None }
         };
         let url = |path: &str| Url::parse(&format!("https://id.example.com/{path}")).unwrap();
         Provider {
@@ -134,6 +151,8 @@ pub(crate) mod tests {
             },
             redirect_uri: "https://wallet.example.com/oauth/callback/example".into(),
             secrets: secret.map(seal).into_iter().collect(),
+            limits: Limits::default(),
+            standing: Standing::default(),
             created_at: NOW,
             wire,
         }
@@ -148,8 +167,38 @@ pub(crate) mod tests {
     #[test]
     fn a_secret_of_another_provider_does_not_open() {
         let mut provider = provider(Some("s"), "");
-        assert!(matches!(provider.client_secret(), Ok(Some(_))));
+        let secret = provider.secrets[0].clone();
+        assert!(provider.open_secret(&secret).is_ok());
         provider.id = ProviderId::new(NOW);
-        assert!(provider.client_secret().is_err());
+        assert!(provider.open_secret(&secret).is_err());
+    }
+
+    #[test]
+    fn the_secret_that_worked_last_is_tried_first_then_from_the_newest_on() {
+        let used = |secs: i64| (secs >= 0).then(|| NOW.plus(std::time::Duration::from_secs(secs.unsigned_abs())));
+        // When each was used, the newest first; in which order they are tried; whether the first need not be noted.
+        for (uses, order, noted) in [
+            ([-1, -1, -1], [0, 1, 2], false),
+            ([-1, -1, 5], [2, 0, 1], true),
+            ([-1, 6, 5], [1, 0, 2], true),
+            ([5, 5, 5], [0, 1, 2], true),
+        ] {
+            let mut provider = provider(Some("s"), "");
+            let one = provider.secrets.remove(0);
+            provider.secrets = uses
+                .map(|secs| ProviderSecretRow {
+                    id: ProviderSecretId::new(NOW),
+                    last_used_at: used(secs),
+                    ..one.clone()
+                })
+                .into();
+            let tried: Vec<_> = provider.secrets_in_order().map(|secret| secret.id).collect();
+            assert_eq!(tried, order.map(|index| provider.secrets[index].id), "{uses:?}");
+            let is_noted = |index: usize, secs: u64| {
+                provider.is_noted(&provider.secrets[index], NOW.plus(std::time::Duration::from_secs(secs)))
+            };
+            assert_eq!(is_noted(order[0], 60), noted, "{uses:?}");
+            assert!(!is_noted(order[0], 3_606) && !is_noted(order[1], 60), "{uses:?}");
+        }
     }
 }

@@ -11,10 +11,11 @@ use super::{answer, profile};
 use crate::domain::provider::{Profile, TokenAnswer, Verdict};
 use crate::domain::secret::{AccessToken, AuthorizationCode, PkceVerifier, RefreshToken};
 use crate::outbound::{OutboundError, Response, json};
+use crate::store::ProviderSecretRow;
 
 impl Provider {
     /// Redeems a code (RFC 6749 section 4.1.3), once: a code must not be sent again whatever came of it. `redirect_uri`
-    /// is the one that the authorization named.
+    /// is the one that the authorization named. The secret is the first in order.
     pub async fn exchange(
         &self,
         code: &AuthorizationCode,
@@ -25,10 +26,14 @@ impl Provider {
         self.redeem(request).await
     }
 
-    /// Redeems a refresh token (RFC 6749 section 6), once.
-    pub async fn refresh(&self, token: &RefreshToken) -> Result<TokenAnswer, Verdict> {
-        let request = self.refresh_request(token)?;
-        self.redeem(request).await
+    /// Redeems a refresh token (RFC 6749 section 6), once, with this secret of [`Self::secrets_in_order`]; `None`: as a
+    /// public client.
+    pub async fn refresh(
+        &self,
+        token: &RefreshToken,
+        secret: Option<&ProviderSecretRow>,
+    ) -> Result<TokenAnswer, Verdict> {
+        self.redeem(self.refresh_request(token, secret)?).await
     }
 
     /// Reads the profile of the account that `token` belongs to. Asking twice harms nobody, so silence is
@@ -83,7 +88,7 @@ impl Provider {
         redirect_uri: &str,
     ) -> Result<HttpRequest, Verdict> {
         let redirect_uri = oauth2::RedirectUrl::new(redirect_uri.to_owned()).map_err(|_| malformed())?;
-        let client = self.client()?.set_redirect_uri(redirect_uri);
+        let client = self.client(self.secrets_in_order().next())?.set_redirect_uri(redirect_uri);
         let mut request = client.exchange_code(oauth2::AuthorizationCode::new(code.expose().to_owned()));
         if let Some(verifier) = verifier.filter(|_| self.uses_pkce()) {
             request = request.set_pkce_verifier(oauth2::PkceCodeVerifier::new(verifier.expose().to_owned()));
@@ -91,13 +96,17 @@ impl Provider {
         built(|keep| request.request(keep).map(drop))
     }
 
-    fn refresh_request(&self, token: &RefreshToken) -> Result<HttpRequest, Verdict> {
-        let (client, token) = (self.client()?, oauth2::RefreshToken::new(token.expose().to_owned()));
+    fn refresh_request(
+        &self,
+        token: &RefreshToken,
+        secret: Option<&ProviderSecretRow>,
+    ) -> Result<HttpRequest, Verdict> {
+        let (client, token) = (self.client(secret)?, oauth2::RefreshToken::new(token.expose().to_owned()));
         built(|keep| client.exchange_refresh_token(&token).request(keep).map(drop))
     }
 
-    fn client(&self) -> Result<TokenClient, Verdict> {
-        let secret = self.client_secret().map_err(|error| {
+    fn client(&self, secret: Option<&ProviderSecretRow>) -> Result<TokenClient, Verdict> {
+        let secret = secret.map(|secret| self.open_secret(secret)).transpose().map_err(|error| {
             tracing::error!(provider = %self.slug, %error, "the client secret does not open");
             Verdict::Misconfigured("client_secret_sealed".to_owned())
         })?;
@@ -197,7 +206,8 @@ mod tests {
 
     #[test]
     fn a_refresh_is_that_of_the_rfc() {
-        let request = provider(Some("s"), "").refresh_request(&RefreshToken::new("rt+1")).unwrap();
+        let provider = provider(Some("s"), "");
+        let request = provider.refresh_request(&RefreshToken::new("rt+1"), provider.secrets.first()).unwrap();
         assert_eq!(body(&request), "grant_type=refresh_token&refresh_token=rt%2B1");
         assert!(authorization(&request).is_some());
     }
@@ -212,7 +222,7 @@ mod tests {
     fn a_secret_that_does_not_open_is_no_fault_of_the_grant() {
         let mut provider = provider(Some("s"), "");
         provider.id = crate::domain::ids::ProviderId::new(crate::providers::provider::tests::NOW);
-        let refused = provider.refresh_request(&RefreshToken::new("rt")).err();
+        let refused = provider.refresh_request(&RefreshToken::new("rt"), provider.secrets.first()).err();
         assert_eq!(refused, Some(Verdict::Misconfigured("client_secret_sealed".to_owned())));
     }
 }

@@ -6,11 +6,9 @@ use serde_json::Value;
 
 use super::catalog::Entry;
 use crate::clock::Timestamp;
+use crate::domain::policy::LONGEST_PAUSE;
 use crate::domain::provider::Verdict;
 use crate::outbound::{OutboundError, Response, json};
-
-/// No provider makes us wait longer than this by a Retry-After.
-pub const LONGEST_WAIT: Duration = Duration::from_mins(15);
 
 /// Codes that blame the client, not the grant (RFC 6749 section 5.2).
 const CLIENT_ERRORS: [&str; 2] = ["invalid_client", "unauthorized_client"];
@@ -20,7 +18,8 @@ const CLIENT_ERRORS: [&str; 2] = ["invalid_client", "unauthorized_client"];
 pub fn classify(response: &Response, entry: &Entry, now: Timestamp) -> Verdict {
     let code = error_code(&response.body);
     match (response.status, code.as_deref()) {
-        (429 | 500.., _) => Verdict::Later { after: retry_after(response, now) },
+        (429, _) => Verdict::Limited { after: retry_after(response, now) },
+        (500.., _) => Verdict::Later { after: retry_after(response, now) },
         (_, Some(code)) if entry.dead_grant_errors.iter().any(|dead| dead == code) => Verdict::Refused(word(code)),
         (_, Some(code)) if CLIENT_ERRORS.contains(&code) => Verdict::Misconfigured(word(code)),
         // RFC 6749 section 5.2: 401 is the answer to a failed client authentication.
@@ -34,6 +33,7 @@ pub fn classify(response: &Response, entry: &Entry, now: Timestamp) -> Verdict {
 pub fn classify_profile(response: &Response, now: Timestamp) -> Verdict {
     match response.status {
         401 => Verdict::Refused("invalid_token".to_owned()),
+        429 => Verdict::Limited { after: retry_after(response, now) },
         // The scopes that are asked for do not let the profile be read: the configuration's fault, not the user's.
         403 if response.www_authenticate.as_deref().is_some_and(|text| text.contains("insufficient_scope")) => {
             Verdict::Misconfigured("insufficient_scope".to_owned())
@@ -74,7 +74,7 @@ fn retry_after(response: &Response, now: Timestamp) -> Option<Duration> {
         let date = httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
         Timestamp::from_millis(i64::try_from(date.as_millis()).ok()?).since(now)
     };
-    Some(wait.min(LONGEST_WAIT))
+    Some(wait.min(LONGEST_PAUSE))
 }
 
 #[cfg(test)]
@@ -134,7 +134,7 @@ pub(crate) mod tests {
             (200, r#"{"error":"slow_down"}"#, LATER),
             (500, r#"{"error":"invalid_grant"}"#, LATER),
             (503, r#"{"error":"invalid_client"}"#, LATER),
-            (429, r#"{"error":"invalid_grant"}"#, LATER),
+            (429, r#"{"error":"invalid_grant"}"#, Verdict::Limited { after: None }),
             (200, "", Verdict::Unknown),
             (200, "<html>", Verdict::Unknown),
             (200, "{}", Verdict::Unknown),
@@ -174,8 +174,12 @@ pub(crate) mod tests {
         ] {
             for status in [429, 503, 400] {
                 let response = Response { retry_after: Some(text.to_owned()), ..response(status, "") };
-                let verdict = classify(&response, entry_with(""), NOW);
-                assert_eq!(verdict, Verdict::Later { after: wait }, "{status} {text:?}");
+                let meant = match status {
+                    429 => Verdict::Limited { after: wait },
+                    _ => Verdict::Later { after: wait },
+                };
+                assert_eq!(classify(&response, entry_with(""), NOW), meant, "{status} {text:?}");
+                assert_eq!(classify_profile(&response, NOW), meant, "{status} {text:?}");
             }
         }
     }
@@ -186,7 +190,7 @@ pub(crate) mod tests {
         let forbidden = Response { www_authenticate: scopes, ..response(403, "") };
         assert_eq!(classify_profile(&forbidden, NOW), misconfigured("insufficient_scope"));
         assert_eq!(classify_profile(&response(401, ""), NOW), refused("invalid_token"));
-        for status in [302, 400, 403, 404, 429, 500, 503] {
+        for status in [302, 400, 403, 404, 500, 503] {
             assert_eq!(classify_profile(&response(status, ""), NOW), LATER, "{status}");
         }
     }

@@ -4,6 +4,7 @@ use super::db::Tx;
 use super::error::StoreError;
 use super::sql::{args, statements};
 use crate::domain::event::Event;
+use crate::domain::user::UserId;
 
 statements! {
     INSERT {
@@ -18,7 +19,7 @@ pub(super) async fn insert(tx: &mut Tx, event: &Event) -> Result<(), StoreError>
         event.id,
         event.at,
         event.kind.as_str(),
-        &event.user,
+        event.user.as_ref().map(UserId::as_str),
         event.provider,
         event.account,
         event.grant,

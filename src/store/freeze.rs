@@ -12,7 +12,6 @@ statements! {
     SUSPECTED {
         "SELECT COUNT(*) AS suspected FROM grants WHERE provider_id = $1 AND suspect_at IS NOT NULL AND suspect_at > $2"
     }
-    FROZEN_UNTIL { "SELECT id, frozen_until FROM providers WHERE id = $1" }
     FREEZE {
         "UPDATE providers SET frozen_until = $2 WHERE id = $1 AND (frozen_until IS NULL OR frozen_until < $2)"
     }
@@ -34,12 +33,6 @@ impl Store {
         let row = self.db.one(&SUSPECTED, args![provider, since]).await?;
         let count: i64 = row.map_or(Ok(0), |row| row.get("suspected"))?;
         Ok(u32::try_from(count).unwrap_or(u32::MAX))
-    }
-
-    /// Until when no grant of a provider is ended, if it was ever so.
-    pub async fn frozen_until(&self, provider: ProviderId) -> Result<Option<Timestamp>, StoreError> {
-        let row = self.db.one(&FROZEN_UNTIL, args![provider]).await?;
-        row.map_or(Ok(None), |row| row.of("providers", "", "id")?.time_opt("frozen_until"))
     }
 
     /// Until `until` no grant of the provider is ended, and those that were ended after `ended_after` are suspect again,

@@ -15,11 +15,13 @@ mod grants;
 mod keyring;
 mod migrate;
 mod moves;
+mod provider_secrets;
 mod providers;
 mod record;
 mod redirect_urls;
 mod replicas;
 mod sql;
+mod standing;
 mod upkeep;
 
 use std::path::Path;
@@ -34,10 +36,12 @@ pub use grants::Holding;
 pub use keyring::Instance;
 pub use migrate::Schema;
 pub use moves::{Deposit, Deposited, NewGrant};
-pub use providers::{DeleteProvider, NewProvider, ProviderRow, ProviderSecretRow};
+pub use provider_secrets::{AddSecret, MOST_SECRETS, ProviderSecretRow, RemoveSecret, USE_NOTED_EVERY};
+pub use providers::{DeleteProvider, NewProvider, ProviderChange, ProviderRow};
 pub use record::{GrantChange, Outcome, Recorded};
 pub use redirect_urls::RedirectUrlRow;
 pub use replicas::Beat;
+pub use standing::Blame;
 
 use db::Db;
 use sql::{Sql, statements};
@@ -74,11 +78,13 @@ const STATEMENTS: &[&[Sql]] = &[
     keyring::ALL,
     migrate::ALL,
     moves::ALL,
+    provider_secrets::ALL,
     providers::ALL,
     record::ALL,
     redirect_urls::ALL,
     replicas::ALL,
     upkeep::ALL,
+    standing::ALL,
 ];
 
 impl Store {

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use super::Store;
 use super::error::StoreError;
+use super::provider_secrets::{self, ProviderSecretRow};
 use super::sql::{Row, args, statements, to_json};
 use crate::clock::Timestamp;
 use crate::domain::ids::{ProviderId, ProviderSecretId};
-use crate::domain::provider::Slug;
+use crate::domain::provider::{Limits, Slug, Standing};
 use crate::domain::scopes::Scopes;
 use crate::domain::secret::ClientSecret;
 use crate::vault::Sealed;
@@ -59,17 +60,25 @@ pub struct ProviderRow {
     pub created_at: Timestamp,
     /// Our client secrets there, the newest first.
     pub secrets: Vec<ProviderSecretRow>,
+    /// What it may be sent.
+    pub limits: Limits,
+    /// How we stand with it.
+    pub standing: Standing,
 }
 
-/// A stored client secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProviderSecretRow {
-    /// Its id.
-    pub id: ProviderSecretId,
-    /// The secret.
-    pub secret: Sealed<ClientSecret>,
-    /// When it was given.
-    pub created_at: Timestamp,
+/// What to change of a provider; `None` keeps what is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProviderChange {
+    /// Its name for people; an empty one is the catalog's.
+    pub display_name: Option<String>,
+    /// Scopes to ask for besides the catalog's.
+    pub additional_scopes: Option<Scopes>,
+    /// Requests a second; 0 is the default.
+    pub requests_per_second: Option<u32>,
+    /// Requests in flight; 0 is the default.
+    pub max_in_flight: Option<u32>,
+    /// Whether a freeze of verdicts ends.
+    pub unfreeze: bool,
 }
 
 /// What a deletion came to.
@@ -87,7 +96,11 @@ macro_rules! columns {
     () => {
         "SELECT p.id AS p_id, p.slug AS p_slug, p.catalog_entry AS p_catalog_entry, p.display_name AS p_display_name,
                 p.client_id AS p_client_id, p.additional_scopes AS p_additional_scopes, p.endpoints AS p_endpoints,
-                p.created_at AS p_created_at, s.id AS s_id, s.secret AS s_secret, s.created_at AS s_created_at "
+                p.created_at AS p_created_at, p.requests_per_second AS p_requests_per_second,
+                p.max_in_flight AS p_max_in_flight, p.paused_until AS p_paused_until,
+                p.misconfigured_at AS p_misconfigured_at, p.probe_at AS p_probe_at, p.blamed_by AS p_blamed_by,
+                p.frozen_until AS p_frozen_until,
+                s.id AS s_id, s.secret AS s_secret, s.created_at AS s_created_at, s.last_used_at AS s_last_used_at "
     };
 }
 
@@ -102,13 +115,22 @@ statements! {
         "INSERT INTO providers (id, slug, catalog_entry, display_name, client_id, additional_scopes, endpoints, created_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING"
     }
-    CREATE_SECRET { "INSERT INTO provider_secrets (id, provider_id, secret, created_at) VALUES ($1, $2, $3, $4)" }
     BY_ID { columns!() "FROM (SELECT * FROM providers WHERE id = $1 AND deleted_at IS NULL) p" with_secrets!() }
     BY_SLUG { columns!() "FROM (SELECT * FROM providers WHERE slug = $1 AND deleted_at IS NULL) p" with_secrets!() }
     LIST {
         columns!()
         "FROM (SELECT * FROM providers WHERE deleted_at IS NULL AND slug > COALESCE($1, '') ORDER BY slug LIMIT $2) p"
         with_secrets!()
+    }
+    // Whatever refuses our credentials may be cured by this: the next request may try them.
+    UPDATE {
+        "UPDATE providers SET probe_at = NULL,
+            display_name = CASE WHEN $2 IS NULL THEN display_name ELSE NULLIF($2, '') END,
+            additional_scopes = COALESCE($3, additional_scopes),
+            requests_per_second = CASE WHEN $4 IS NULL THEN requests_per_second ELSE NULLIF($4, 0) END,
+            max_in_flight = CASE WHEN $5 IS NULL THEN max_in_flight ELSE NULLIF($5, 0) END,
+            frozen_until = CASE WHEN $6 THEN NULL ELSE frozen_until END
+         WHERE slug = $1 AND deleted_at IS NULL"
     }
     // The lock makes starting flows wait, and waits for flows that are being started.
     TO_DELETE { "SELECT id FROM providers WHERE slug = $1 AND deleted_at IS NULL" [pg " FOR UPDATE"] }
@@ -140,7 +162,7 @@ impl Store {
             return Ok(false);
         }
         if let Some((id, secret)) = &provider.secret {
-            tx.execute(&CREATE_SECRET, args![*id, provider.id, secret, provider.created_at]).await?;
+            provider_secrets::insert(&mut tx, provider.id, *id, secret, provider.created_at).await?;
         }
         tx.commit().await?;
         Ok(true)
@@ -159,6 +181,20 @@ impl Store {
     /// Up to `limit` providers by slug, those behind the slug `after`.
     pub async fn list_providers(&self, after: Option<&str>, limit: u32) -> Result<Vec<ProviderRow>, StoreError> {
         gather(&self.db.all(&LIST, args![after, limit]).await?)
+    }
+
+    /// Changes what `change` says. False if there is none of this name.
+    pub async fn update_provider(&self, slug: &Slug, change: &ProviderChange) -> Result<bool, StoreError> {
+        let scopes = change.additional_scopes.as_ref().map(to_json).transpose()?;
+        let values = args![
+            slug,
+            change.display_name.as_deref(),
+            scopes.as_deref(),
+            change.requests_per_second.map(i64::from),
+            change.max_in_flight.map(i64::from),
+            change.unfreeze,
+        ];
+        Ok(self.db.execute(&UPDATE, values).await? == 1)
     }
 
     /// Deletes a provider and its secrets unless it is in use. The row stays; the slug is free.
@@ -197,23 +233,21 @@ fn gather(rows: &[Row]) -> Result<Vec<ProviderRow>, StoreError> {
                 endpoints: cells.read_opt("endpoints", |text| serde_json::from_str(text).ok())?,
                 created_at: cells.time("created_at")?,
                 secrets: Vec::new(),
+                limits: Limits {
+                    requests_per_second: cells.count_opt("requests_per_second")?,
+                    max_in_flight: cells.count_opt("max_in_flight")?,
+                },
+                standing: Standing {
+                    paused_until: cells.time_opt("paused_until")?,
+                    misconfigured_at: cells.time_opt("misconfigured_at")?,
+                    probe_at: cells.time_opt("probe_at")?,
+                    blamed_by: cells.parse_opt("blamed_by")?,
+                    frozen_until: cells.time_opt("frozen_until")?,
+                },
             });
         }
-        let (Some(provider), Some(secret)) = (providers.last_mut(), secret(row)?) else { continue };
+        let (Some(provider), Some(secret)) = (providers.last_mut(), provider_secrets::joined(row)?) else { continue };
         provider.secrets.push(secret);
     }
     Ok(providers)
-}
-
-/// The secret in a provider's row; none if the provider has none.
-fn secret(row: &Row) -> Result<Option<ProviderSecretRow>, StoreError> {
-    if row.get::<Option<String>>("s_id")?.is_none() {
-        return Ok(None);
-    }
-    let cells = row.of("provider_secrets", "s_", "id")?;
-    Ok(Some(ProviderSecretRow {
-        id: cells.parse("id")?,
-        secret: cells.sealed("secret")?,
-        created_at: cells.time("created_at")?,
-    }))
 }

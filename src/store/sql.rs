@@ -195,6 +195,11 @@ impl Cells<'_> {
         T::try_from(self.get::<i64>(column)?).map_err(|_| self.corrupt(column))
     }
 
+    /// A count that may be missing.
+    pub(super) fn count_opt<T: TryFrom<i64>>(&self, column: &'static str) -> Result<Option<T>, StoreError> {
+        self.get::<Option<i64>>(column)?.map(T::try_from).transpose().map_err(|_| self.corrupt(column))
+    }
+
     /// A time.
     pub(super) fn time(&self, column: &'static str) -> Result<Timestamp, StoreError> {
         self.get(column).map(Timestamp::from_millis)

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// Counter: answered requests, by `method` (`WalletService/GetAccessToken`) and `code` (`OK`, `NOT_FOUND`, …).
@@ -26,6 +26,14 @@ pub const ROTATION_OUTCOME_LOST: &str = "token_wallet_rotation_outcome_lost_tota
 
 /// Counter: how often a provider refused so many grants at once that none was ended for a while, by `provider`.
 pub const VERDICTS_FROZEN: &str = "token_wallet_verdicts_frozen_total";
+/// Gauge: 1 while a `provider` (slug) fails and is sent nothing but probes, by this replica's breaker.
+pub const BREAKER_OPEN: &str = "token_wallet_breaker_open";
+
+/// Gauge: 1 while a `provider` (slug) has asked to be sent nothing (429).
+pub const PROVIDER_PAUSED: &str = "token_wallet_provider_paused";
+
+/// Gauge: 1 while a `provider` (slug) refuses our client credentials.
+pub const PROVIDER_MISCONFIGURED: &str = "token_wallet_provider_misconfigured";
 
 /// Upper bounds in seconds: a hot get takes microseconds, a refresh waits for a provider.
 const REQUEST_BUCKETS: [f64; 12] = [0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
@@ -48,6 +56,9 @@ pub fn install() {
             "Grants ended because a new refresh token was lost on its way, by provider"
         );
         describe_counter!(VERDICTS_FROZEN, "Waves of refusals that ended no grant, by provider");
+        describe_gauge!(BREAKER_OPEN, "1 while a provider fails and is sent nothing but probes");
+        describe_gauge!(PROVIDER_PAUSED, "1 while a provider has asked to be sent nothing");
+        describe_gauge!(PROVIDER_MISCONFIGURED, "1 while a provider refuses our client credentials");
         Some(handle)
     });
 }
@@ -88,6 +99,15 @@ pub fn rotation_outcome_lost(provider: &str) {
 /// Counts a wave of refusals.
 pub fn verdicts_frozen(provider: &str) {
     counter!(VERDICTS_FROZEN, "provider" => provider.to_owned()).increment(1);
+}
+
+/// Shows what keeps requests away from a provider.
+pub fn gate(provider: &str, breaker_open: bool, paused: bool, misconfigured: bool) {
+    for (name, holds) in
+        [(BREAKER_OPEN, breaker_open), (PROVIDER_PAUSED, paused), (PROVIDER_MISCONFIGURED, misconfigured)]
+    {
+        gauge!(name, "provider" => provider.to_owned()).set(if holds { 1.0 } else { 0.0 });
+    }
 }
 
 #[cfg(test)]

@@ -26,6 +26,14 @@ pub fn random_bytes<const N: usize>() -> [u8; N] {
     bytes
 }
 
+/// A number in 0..1 to spread what would otherwise happen at once.
+///
+/// # Panics
+/// If the operating system has no randomness to give.
+pub fn spread() -> f64 {
+    f64::from(u32::from_be_bytes(random_bytes())) / (f64::from(u32::MAX) + 1.0)
+}
+
 /// The `state` of one authorization URL (RFC 6749 section 10.12): 256 bits in 43 characters of base64url.
 ///
 /// # Panics

@@ -11,7 +11,7 @@ use crate::domain::ids::{AccountId, GrantId};
 use crate::domain::policy;
 use crate::domain::provider::{Profile, TokenAnswer, Verdict};
 use crate::domain::secret::{AuthorizationCode, PkceVerifier};
-use crate::providers::{Entry, Provider};
+use crate::providers::{Entry, Permit, Provider};
 use crate::store::{ClaimedFlow, Deposit, Deposited, NewGrant};
 use crate::vault::Owner;
 
@@ -29,13 +29,13 @@ pub enum RedeemError {
 }
 
 impl Wallet {
-    /// Redeems a claimed flow's code, once, and parks the answer before anything else is done with it. The caller holds
-    /// a permit of the provider's gate.
+    /// Redeems a claimed flow's code, once, and parks the answer before anything else is done with it.
     pub async fn redeem_code(
         &self,
         flow: &Flow,
         claimed: &ClaimedFlow,
         provider: &Provider,
+        permit: Permit,
     ) -> Result<(), RedeemError> {
         let ids = FlowIds::of(flow);
         let unsent = |error| {
@@ -45,9 +45,13 @@ impl Wallet {
         let code: AuthorizationCode = self.0.vault.open_cell(&claimed.code, &ids.owner()).map_err(unsent)?;
         let verifier = claimed.verifier.as_ref().map(|sealed| self.0.vault.open_cell(sealed, &ids.owner()));
         let verifier: Option<PkceVerifier> = verifier.transpose().map_err(unsent)?;
-        let answer =
-            provider.exchange(&code, verifier.as_ref(), &flow.redirect_uri).await.map_err(RedeemError::Verdict)?;
-        self.park(flow, &answer).await.map_err(RedeemError::Parking)
+        let secret = provider.secrets_in_order().next();
+        let result = provider.exchange(&code, verifier.as_ref(), &flow.redirect_uri).await;
+        let _ = self.0.registry.settle(provider, permit, &result).await;
+        let answer = result.map_err(RedeemError::Verdict)?;
+        self.park(flow, &answer).await.map_err(RedeemError::Parking)?;
+        self.0.registry.accepted(provider, secret).await;
+        Ok(())
     }
 
     /// Parks an answer with its flow. It is the only copy that there is, so this does not give up on a store that is

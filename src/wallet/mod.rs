@@ -24,6 +24,7 @@ use crate::domain::grant::Grant;
 use crate::domain::ids::{AccountId, ProviderId, ReplicaId};
 use crate::providers::Registry;
 use crate::store::Store;
+use crate::vault::random::spread;
 use crate::vault::{Owner, Vault};
 
 pub use deposit::RedeemError;
@@ -143,10 +144,4 @@ impl FlowIds {
     fn row_alone(&self) -> Owner<'_> {
         Owner { row: &self.flow, account: "", user: "", provider: "", generation: 0 }
     }
-}
-
-/// A number in 0..1 to spread what would otherwise happen at once.
-fn spread() -> f64 {
-    let bits = u32::from_be_bytes(crate::vault::random::random_bytes::<4>());
-    f64::from(bits) / (f64::from(u32::MAX) + 1.0)
 }

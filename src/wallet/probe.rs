@@ -7,12 +7,12 @@ use crate::domain::grant::{Grant, GrantState};
 use crate::domain::policy;
 use crate::domain::provider::Verdict;
 use crate::domain::secret::AccessToken;
-use crate::providers::Provider;
+use crate::providers::{Permit, Provider};
 use crate::store::{GrantChange, Outcome};
 
 impl Inner {
     /// Reads the profile with the claimed grant's access token. Two refusals, a minute apart, end the grant.
-    pub(super) async fn probe(&self, provider: &Provider, grant: &Grant) -> Result<Landing, Failure> {
+    pub(super) async fn probe(&self, provider: &Provider, grant: &Grant, permit: Permit) -> Result<Landing, Failure> {
         let Some(holding) = self.store.holding(grant.id).await? else { return Ok(Landing::Elsewhere) };
         let ids = Ids::of(grant);
         let Ok(token) = self.vault.open_cell::<AccessToken>(&holding.access_token, &ids.at(grant.access_generation))
@@ -21,7 +21,9 @@ impl Inner {
             return Err(Failure::GrantQuarantined);
         };
         let now = self.clock.now();
-        let failure = match provider.userinfo(&token).await {
+        let result = provider.userinfo(&token).await;
+        let _ = self.registry.settle(provider, permit, &result).await;
+        let failure = match result {
             Err(Verdict::Refused(code)) => match self.note(provider, grant, Verdict::Refused(code)).await {
                 Landing::Failed(Failure::ProviderUnavailable { retry_after }) => {
                     Failure::AccessTokenRejected { retry_after }

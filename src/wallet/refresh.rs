@@ -13,7 +13,7 @@ use crate::domain::grant::{Freshness, Grant};
 use crate::domain::policy;
 use crate::domain::provider::{TokenAnswer, Verdict};
 use crate::domain::secret::RefreshToken;
-use crate::providers::{Permit, Provider};
+use crate::providers::{Permit, Provider, Urgency};
 use crate::store::{Claim, GrantChange, Outcome, Recorded, StoreError};
 use crate::telemetry;
 
@@ -63,7 +63,8 @@ impl Inner {
         if let Some(landing) = self.doubt(&provider, judged, errand).await? {
             return Ok(landing);
         }
-        let _permit = self.registry.gate().permit(provider.id).await;
+        let urgency = if errand == Errand::Ahead { Urgency::Background } else { Urgency::Waiting };
+        let permit = self.registry.permit(&provider, urgency).await?;
         if self.tasks.is_closed() {
             return Err(Failure::ProviderUnavailable { retry_after: STOPPING });
         }
@@ -72,13 +73,13 @@ impl Inner {
         if errand == Errand::Probe {
             let claimed = self.store.claim_for_probe(judged, self.replica, now, until).await?;
             return match claimed {
-                Some(grant) => self.probe(&provider, &grant).await,
+                Some(grant) => self.probe(&provider, &grant, permit).await,
                 None => Ok(Landing::Elsewhere),
             };
         }
         let harmless = provider.entry.reuse() == Reuse::Harmless;
         match self.store.claim(judged, harmless, self.replica, now, until).await? {
-            Some(claim) => Ok(self.redeem(&provider, claim).await),
+            Some(claim) => Ok(self.redeem(&provider, claim, permit).await),
             None => Ok(Landing::Elsewhere),
         }
     }
@@ -88,7 +89,7 @@ impl Inner {
     pub(super) async fn redeem_claimed(&self, provider: &Provider, claim: Claim, permit: Permit) {
         let (passenger, flight) = self.flights.board(claim.grant.id);
         if let Some(flight) = flight {
-            flight.land(self.redeem(provider, claim).await);
+            flight.land(self.redeem(provider, claim, permit).await);
             return;
         }
         // The flight may be waiting for a permit itself.
@@ -97,27 +98,60 @@ impl Inner {
         self.give_back(&claim.grant).await;
     }
 
-    /// Spends the claimed refresh token, once, and stores what comes of it.
-    async fn redeem(&self, provider: &Provider, claim: Claim) -> Landing {
-        let (grant, claimed_at) = (claim.grant, self.clock.boot());
+    /// Spends the claimed refresh token and stores what comes of it. Where the provider refuses one of our client
+    /// secrets the next is tried, each under a claim of its own.
+    async fn redeem(&self, provider: &Provider, claim: Claim, permit: Permit) -> Landing {
+        let (mut grant, mut claimed_at) = (claim.grant, self.clock.boot());
         let ids = Ids::of(&grant);
         let generation = grant.refresh_generation.unwrap_or_default();
         let Ok(token) = self.vault.open_cell::<RefreshToken>(&claim.refresh_token, &ids.at(generation)) else {
             self.quarantine(&grant, "refresh_token").await;
             return Landing::Failed(Failure::GrantQuarantined);
         };
-        if self.clock.boot().saturating_sub(claimed_at) > LATEST_SEND {
-            return self.give_back(&grant).await;
+        let mut secrets = provider.secrets_in_order();
+        let mut secret = secrets.next();
+        let (result, sent_at) = loop {
+            if self.clock.boot().saturating_sub(claimed_at) > LATEST_SEND {
+                return self.give_back(&grant).await;
+            }
+            let sent_at = self.clock.now();
+            let result = provider.refresh(&token, secret).await;
+            let refused = matches!(result, Err(Verdict::Misconfigured(_)));
+            let Some(next) = refused.then(|| secrets.next()).flatten() else { break (result, sent_at) };
+            let until = self.clock.now().plus(policy::LEASE);
+            match self.store.renew_claim(grant.id, grant.fence, self.replica, self.clock.now(), until).await {
+                Ok(Some(renewed)) => (grant, claimed_at, secret) = (renewed.grant, self.clock.boot(), Some(next)),
+                Ok(None) => return Landing::Elsewhere,
+                Err(_) => break (result, sent_at),
+            }
+        };
+        if self.registry.settle(provider, permit, &result).await.closed_again {
+            self.pull_forward(provider).await;
         }
-        let sent_at = self.clock.now();
-        let result = provider.refresh(&token).await;
-        telemetry::metrics::refresh(
-            provider.slug.as_str(),
-            result.as_ref().map_or_else(Verdict::as_str, |_| "refreshed"),
-        );
+        let outcome = result.as_ref().map_or_else(Verdict::as_str, |_| "refreshed");
+        telemetry::metrics::refresh(provider.slug.as_str(), outcome);
         match result {
-            Ok(answer) => self.keep(provider, &grant, &ids, answer, sent_at).await,
-            Err(verdict) => self.note(provider, &grant, verdict).await,
+            Ok(answer) => {
+                let landing = self.keep(provider, &grant, &ids, answer, sent_at).await;
+                if self.registry.accepted(provider, secret).await {
+                    self.pull_forward(provider).await;
+                }
+                landing
+            }
+            Err(verdict) => {
+                if matches!(verdict, Verdict::Misconfigured(_)) {
+                    self.registry.blame(provider, grant.id).await;
+                }
+                self.note(provider, &grant, verdict).await
+            }
+        }
+    }
+
+    /// The provider works again: what failed there is tried again, as fast as its gate lets it.
+    async fn pull_forward(&self, provider: &Provider) {
+        match self.store.pull_retries_forward(provider.id, self.clock.now()).await {
+            Ok(grants) => tracing::info!(provider = %provider.slug, grants, "a provider works again"),
+            Err(error) => tracing::warn!(provider = %provider.slug, %error, "retries keep their times"),
         }
     }
 

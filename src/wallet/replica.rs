@@ -57,7 +57,7 @@ impl Wallet {
     pub async fn beat(&self) -> Result<(), StoreError> {
         let inner = &self.0;
         let now = inner.clock.now();
-        let attempts = BTreeMap::new();
+        let attempts = inner.registry.gate().attempts();
         let beat = Beat { replica: inner.replica, started_at: inner.started_at, at: now, attempts };
         let others = async {
             inner.store.beat(&beat).await?;
@@ -71,6 +71,7 @@ impl Wallet {
                 *elsewhere.entry(*provider).or_default() += count;
             }
         }
+        inner.registry.gate().set_replicas(u32::try_from(others.len()).unwrap_or(u32::MAX));
         let mut pulse = inner.pulse();
         pulse.reachable_since.get_or_insert(now);
         pulse.elsewhere = elsewhere;
@@ -87,7 +88,7 @@ impl Inner {
     /// Refreshes attempted in the last minute by all replicas.
     pub(super) fn attempts_everywhere(&self, provider: &Provider) -> u32 {
         let elsewhere = self.pulse().elsewhere.get(&provider.id).copied().unwrap_or_default();
-        elsewhere
+        self.registry.gate().attempts_last_minute(provider.id).saturating_add(elsewhere)
     }
 
     /// How crowded the provider's next hour is, 0 to 1.

@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 use super::{Inner, Wallet};
 use crate::domain::ids::ProviderId;
 use crate::domain::policy;
+use crate::providers::Urgency;
 use crate::store::StoreError;
 
 /// One run plans at most so many anew that nobody asks for: they are in nobody's way.
@@ -16,6 +17,7 @@ impl Wallet {
     /// Starts refreshing what is due, provider by provider, each in a task of its own so that a slow provider does
     /// not keep the others waiting. A provider whose last sweep is still at work is left to it.
     pub async fn sweep(&self) -> Result<Vec<JoinHandle<()>>, StoreError> {
+        self.0.registry.gate().show();
         let due = self.0.store.providers_due(self.0.clock.now()).await?;
         let mine = due.into_iter().filter(|provider| self.0.sweeping().insert(*provider)).collect::<Vec<_>>();
         Ok(mine
@@ -41,12 +43,14 @@ impl Sweep {
     /// Claims while there is something due, never more than the provider may be sent at once.
     async fn claim_all(&self) -> Result<(), crate::domain::error::Failure> {
         let inner = &self.inner;
-        let provider = Arc::new(inner.registry.by_id(self.provider).await?);
         inner.store.retire_unwanted(self.provider, inner.clock.now(), RETIRED_AT_ONCE).await?;
         loop {
-            let first = inner.registry.gate().permit(self.provider).await;
+            // Each time: another grant, or another replica, may have learned that our credentials are refused.
+            let provider = Arc::new(inner.registry.by_id(self.provider).await?);
+            // What is closed now is asked again by the next sweep.
+            let Ok(first) = inner.registry.permit(&provider, Urgency::Background).await else { return Ok(()) };
             let mut permits = vec![first];
-            permits.extend(inner.registry.gate().try_permits(self.provider, usize::MAX));
+            permits.extend(inner.registry.gate().try_permits(&provider, usize::MAX));
             if inner.tasks.is_closed() {
                 // Shutting down: what is begun now might be cut off with its answer on the way.
                 return Ok(());

@@ -64,7 +64,7 @@ impl Inner {
                 tracing::error!(provider = %provider.slug, code, "the provider does not accept the client credentials");
                 (grant.state, None, Some(code), Failure::ProviderMisconfigured)
             }
-            Verdict::Later { after } => {
+            Verdict::Later { after } | Verdict::Limited { after } => {
                 let until = after.map(|after| now.plus(after));
                 (grant.state, until, None, unavailable(grant.deferred(now, until, 1.0)))
             }
@@ -124,7 +124,7 @@ impl Inner {
     async fn freeze_a_wave(&self, provider: &Provider) -> Result<(), crate::store::StoreError> {
         let now = self.clock.now();
         let suspected = self.store.suspected(provider.id, now.minus(WAVE)).await?;
-        let frozen = self.store.frozen_until(provider.id).await?.is_some_and(|until| until > now);
+        let frozen = provider.standing.frozen_until.is_some_and(|until| until > now);
         if !frozen && suspected < WAVE_AT_LEAST.max(self.attempts_everywhere(provider) / 10) {
             return Ok(());
         }

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use super::support::child::{Running, binary, run_in, text};
 
 /// Each command with words that its help must have.
-const COMMANDS: [(&str, &[&str]); 30] = [
+const COMMANDS: [(&str, &[&str]); 34] = [
     ("", &["dev", "serve", "accounts", "Exit codes", "Examples"]),
     ("dev", &["--data-dir", "--grpc-addr", "--web-addr", "--ops-addr", "--token-ttl", "--json", "[default: 60s]"]),
     ("serve", &["--config", "--bootstrap-admin-key-file", "keys init"]),
@@ -21,10 +21,14 @@ const COMMANDS: [(&str, &[&str]); 30] = [
     ("clients create", &["<NAME>", "--key-ttl", "--bootstrap", "--config", "--json", "--addr", "--api-key-file"]),
     ("clients list", &["--json", "--addr"]),
     ("clients delete", &["<CLIENT>"]),
-    ("providers", &["create", "get", "list", "delete"]),
+    ("providers", &["create", "get", "list", "update", "secrets", "delete"]),
     ("providers create", &["--catalog-entry", "--client-id", "--client-secret-file", "--public", "--token-url"]),
     ("providers get", &["<PROVIDER>", "--json"]),
     ("providers list", &["--json"]),
+    ("providers update", &["<PROVIDER>", "--scope", "--no-scopes", "--requests-per-second", "--unfreeze", "--json"]),
+    ("providers secrets", &["add", "remove"]),
+    ("providers secrets add", &["<PROVIDER>", "--client-secret-file"]),
+    ("providers secrets remove", &["<PROVIDER>", "<SECRET>"]),
     ("providers delete", &["<PROVIDER>"]),
     ("redirect-urls", &["create", "list", "delete"]),
     ("redirect-urls create", &["<URL>", "--client", "http://127.0.0.1/linked"]),
@@ -69,6 +73,8 @@ fn wrong_usage_exits_with_2_and_says_what_is_right() {
         (&["accounts", "unlink"], "<ACCOUNT>"),
         (&["token", "get", "demo", "sandbox", "--min-ttl", "soon"], "--min-ttl"),
         (&["providers", "create", "acme", "--client-id", "x"], "--client-secret-file"),
+        (&["providers", "update", "acme", "--scope", "a", "--no-scopes"], "--no-scopes"),
+        (&["providers", "secrets", "add", "acme"], "--client-secret-file"),
         (&["providers", "create", "acme", "--client-id", "x", "--client-secret", "s"], "--client-secret"),
         (&["token", "get", "demo", "sandbox", "--api-key", "twk_x"], "--api-key"),
         (&["dev", "--grpc-addr", "0.0.0.0:50051"], "must be a loopback address"),

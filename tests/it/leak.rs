@@ -374,6 +374,13 @@ async fn callers(wallet: &Wallet, traces: &mut Traces, secrets: &mut Secrets) {
         };
         traces.refused("provider", wallet.providers().create_provider(request).await);
     }
+    for (provider, client_secret) in [("sandbox", format!("{STRANGER}\n")), ("none", STRANGER.to_owned())] {
+        let request = v1::CreateProviderSecretRequest { provider: provider.into(), client_secret };
+        traces.refused("provider secret", wallet.providers().create_provider_secret(request).await);
+    }
+    let request =
+        v1::CreateProviderSecretRequest { provider: "sandbox".into(), client_secret: CLIENT_SECRET.to_owned() };
+    traces.told("second provider secret", wallet.providers().create_provider_secret(request).await);
     let request = v1::CreateApiClientRequest { display_name: "second".into(), ..Default::default() };
     let made = wallet.clients().create_api_client(request).await.unwrap().into_inner();
     secrets.push(api_key("second API key", &made.api_key.unwrap().secret));

@@ -12,6 +12,7 @@ mod leak;
 mod main_job;
 mod outbound;
 mod processes;
+mod provider_changes;
 mod providers;
 mod readme;
 mod requests;

@@ -147,10 +147,13 @@ async fn a_link_at_the_sandbox_gives_tokens_a_profile_and_refreshes() {
     assert!(!profile.subject.is_empty() && profile.email.is_some(), "{profile:?}");
 
     let first = linked.refresh_token.unwrap();
-    let refreshed = provider.refresh(&first).await.ok().unwrap();
+    let refreshed = provider.refresh(&first, provider.secrets_in_order().next()).await.ok().unwrap();
     assert!(refreshed.access_token.expose() != linked.access_token.expose());
     assert!(refreshed.refresh_token.is_some_and(|token| token.expose() != first.expose()));
-    assert_eq!(provider.refresh(&first).await.err(), Some(Verdict::Refused("invalid_grant".into())));
+    assert_eq!(
+        provider.refresh(&first, provider.secrets_in_order().next()).await.err(),
+        Some(Verdict::Refused("invalid_grant".into()))
+    );
     let again = provider.exchange(&code, Some(&verifier), &provider.redirect_uri).await;
     assert_eq!(again.err(), Some(Verdict::Refused("invalid_grant".into())));
     let unknown = provider.userinfo(&AccessToken::new("unknown")).await;
@@ -174,7 +177,7 @@ async fn a_wrong_client_secret_or_verifier_is_told_apart() {
 async fn refresh(reply: Reply) -> Result<TokenAnswer, Verdict> {
     let (scene, peer) = (Scene::development().await, Peer::new(vec![reply]).await);
     let provider = scene.at(&peer).await;
-    let outcome = provider.refresh(&RefreshToken::new("rt-1")).await;
+    let outcome = provider.refresh(&RefreshToken::new("rt-1"), provider.secrets_in_order().next()).await;
     let requests = peer.requests();
     assert_eq!(requests.len(), 1);
     assert!(requests[0].ends_with("grant_type=refresh_token&refresh_token=rt-1"));
@@ -217,7 +220,7 @@ async fn p10_an_answer_that_is_none_is_never_a_refusal() {
         (answer(500, "", ""), LATER),
         (answer(502, html, "<html>invalid_grant</html>"), LATER),
         (answer(503, "retry-after: 7\r\n", ""), Verdict::Later { after: Some(Duration::from_secs(7)) }),
-        (answer(429, "retry-after: 86400\r\n", ""), Verdict::Later { after: Some(Duration::from_mins(15)) }),
+        (answer(429, "retry-after: 86400\r\n", ""), Verdict::Limited { after: Some(Duration::from_mins(15)) }),
         (answer(200, "", ""), Verdict::Unknown),
         (answer(200, html, "<html>"), Verdict::Unknown),
         (json(200, r#"{"access_token":"a","#), Verdict::Unknown),
@@ -289,7 +292,7 @@ async fn p19_a_provider_at_a_private_address_is_not_configured_in_production() {
     }
     // What a name resolves to is seen at the call, and nothing is connected to.
     let provider = scene.create(at(format!("https://localhost:{port}/token"))).await.ok().unwrap();
-    assert_eq!(provider.refresh(&RefreshToken::new("rt")).await.err(), Some(LATER));
+    assert_eq!(provider.refresh(&RefreshToken::new("rt"), provider.secrets_in_order().next()).await.err(), Some(LATER));
     assert_eq!(peer.connections(), 0);
 }
 

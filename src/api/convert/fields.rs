@@ -45,6 +45,11 @@ pub(in crate::api) fn scopes(field: &'static str, scopes: Vec<String>) -> Result
     Scopes::parse(scopes).map_err(|why| Failure::field(field, why))
 }
 
+/// A count that must not be negative.
+pub(in crate::api) fn count(field: &'static str, count: i32) -> Result<u32, Failure> {
+    u32::try_from(count).map_err(|_| Failure::field(field, "must not be negative"))
+}
+
 /// A duration that may be unset and must not be negative. What is too long to count is the longest there is.
 pub(in crate::api) fn duration(
     field: &'static str,

@@ -2,7 +2,7 @@
 
 use token_wallet::domain::event::EventKind;
 use token_wallet::domain::flow::{FlowFailure, FlowState};
-use token_wallet::domain::ids::{FlowId, ReplicaId};
+use token_wallet::domain::ids::{EventId, FlowId, ReplicaId};
 use token_wallet::domain::instance::InstanceKind;
 use token_wallet::domain::redirect::RedirectUrl;
 use token_wallet::store::{ClaimedFlow, FlowStep, StoreError};
@@ -99,7 +99,7 @@ async fn a_failure_wipes_what_was_sealed_and_is_told_once(store: &Fixture) {
     assert!(store.return_flow(flow.id, &sealed(2), &[2; 32], at(30), NOW).await.unwrap());
     let told = event(EventKind::FlowSessionMismatch, &user("ann"), provider).flow(flow.id).because("why");
     for fails in [true, false] {
-        let told = token_wallet::domain::event::Event { id: event(told.kind, &told.user, provider).id, ..told.clone() };
+        let told = token_wallet::domain::event::Event { id: EventId::new(NOW), ..told.clone() };
         let failure = FlowFailure::SessionMismatch;
         let failed = store.fail_flow(flow.id, FlowStep::Returned, failure, Some(&told), at(5)).await.unwrap();
         assert_eq!(failed, fails);

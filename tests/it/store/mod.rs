@@ -10,6 +10,7 @@ mod lists;
 mod providers;
 mod records;
 mod schema;
+mod standing;
 
 use std::collections::BTreeMap;
 use std::ops::Deref;

@@ -24,7 +24,7 @@ async fn a_provider_reads_back_as_it_was_stored(store: &Fixture) {
     assert_eq!((&row.display_name, &row.client_id), (&new.display_name, &new.client_id));
     assert_eq!((&row.additional_scopes, &row.endpoints), (&new.additional_scopes, &new.endpoints));
     let (id, secret) = new.secret.unwrap();
-    assert_eq!(row.secrets, [ProviderSecretRow { id, secret, created_at: NOW }]);
+    assert_eq!(row.secrets, [ProviderSecretRow { id, secret, created_at: NOW, last_used_at: None }]);
     assert_eq!(store.provider_by_slug(&slug("acme")).await.unwrap(), Some(row));
 
     let mut bare = new_provider("bare");

@@ -318,9 +318,10 @@ async fn a_request_without_an_answer_leaves_its_lease_and_any_answer_ends_the_do
 async fn while_verdicts_are_frozen_no_grant_is_ended(store: &Fixture) {
     let ann = Ann::linked(store).await;
     store.freeze_verdicts(ann.provider, at(1_800), at(-300), NOW).await.unwrap();
-    assert_eq!(store.frozen_until(ann.provider).await.unwrap(), Some(at(1_800)));
     // A shorter freeze shortens nothing.
     store.freeze_verdicts(ann.provider, at(900), at(-300), NOW).await.unwrap();
+    let standing = store.provider(ann.provider).await.unwrap().unwrap().standing;
+    assert_eq!(standing.frozen_until, Some(at(1_800)));
     ann.claim(store, 0).await;
     assert_eq!(ann.verdict(store, 1, GrantState::Dead, 0).await, Recorded::Stored(GrantState::Suspect));
     let grant = store.judged(ann.grant).await;

@@ -1,0 +1,311 @@
+//! The gate: what every request to a provider passes. It keeps to the provider's budget, to its pauses, and away from
+//! a provider that fails.
+//!
+//! All of it is on business time: with a clock that stands, who has to wait for budget waits.
+
+mod breaker;
+mod budget;
+mod tally;
+
+use std::collections::{BTreeMap, HashMap};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::provider::Provider;
+use crate::clock::{Clock, Timestamp};
+use crate::domain::error::Failure;
+use crate::domain::ids::ProviderId;
+use crate::domain::policy;
+use crate::domain::provider::Slug;
+use crate::telemetry;
+
+pub use breaker::Signal;
+pub use budget::Urgency;
+
+use breaker::Breaker;
+use budget::{Budget, Share, Spent};
+use tally::Tally;
+
+/// Over how long attempted refreshes are counted.
+const ATTEMPTS_OVER: Duration = Duration::from_mins(1);
+
+/// Lets requests through to providers. As long as its providers: they are few, and made by operators.
+pub struct Gate {
+    clock: Clock,
+    replicas: AtomicU32,
+    lanes: Mutex<HashMap<ProviderId, Arc<Lane>>>,
+}
+
+/// One request may be in flight while this stands. Who sends it settles it; a permit that is dropped instead gives back
+/// what it took.
+#[must_use]
+pub struct Permit {
+    lane: Arc<Lane>,
+    urgency: Urgency,
+    epoch: u64,
+    settled: bool,
+}
+
+/// A provider is sent nothing now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// When to ask again.
+    pub until: Timestamp,
+    /// Why.
+    pub why: ClosedBy,
+}
+
+/// Why a provider is sent nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClosedBy {
+    /// It asked for a pause (429).
+    Paused,
+    /// It fails.
+    Breaker,
+    /// It refuses our credentials: nobody but a probe ([`super::Registry::probe`]) asks.
+    Misconfigured,
+}
+
+/// What settling a permit changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Settled {
+    /// The provider works again: what was put off for its sake may be pulled forward.
+    pub closed_again: bool,
+}
+
+/// The way to one provider.
+struct Lane {
+    clock: Clock,
+    state: Mutex<State>,
+    /// Something may let the next one through, or keep all away.
+    changed: Notify,
+    /// One queue an urgency; only its head looks at the budget.
+    queues: [tokio::sync::Mutex<()>; 3],
+}
+
+struct State {
+    slug: Slug,
+    paused_until: Option<Timestamp>,
+    misconfigured: bool,
+    budget: Budget,
+    breaker: Breaker,
+    attempts: Tally,
+}
+
+/// Why there is no permit at once.
+enum Stop {
+    Closed(Closed),
+    Spent(Spent),
+}
+
+impl Gate {
+    /// For one replica, until [`Self::set_replicas`] says otherwise.
+    pub(super) fn new(clock: Clock) -> Self {
+        Self { clock, replicas: AtomicU32::new(1), lanes: Mutex::default() }
+    }
+
+    /// Waits until a request to `provider`, as it was read lately, may be sent; first come, first served within an
+    /// urgency.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`], at once, and also to those who wait when a pause begins or the breaker opens.
+    pub async fn permit(&self, provider: &Provider, urgency: Urgency) -> Result<Permit, Closed> {
+        let lane = self.lane(provider);
+        self.open(&lane, provider)?;
+        let _turn = lane.queues[urgency as usize].lock().await;
+        loop {
+            // From before the look on, so that no change is missed.
+            let mut changed = pin!(lane.changed.notified());
+            changed.as_mut().enable();
+            match self.admit(&lane, provider, urgency) {
+                Ok(permit) => return Ok(permit),
+                Err(Stop::Closed(closed)) => return Err(closed),
+                Err(Stop::Spent(Spent::Places)) => changed.await,
+                Err(Stop::Spent(Spent::Rate(until))) => tokio::select! {
+                    () = changed => {}
+                    () = self.clock.until(until) => {}
+                },
+            }
+        }
+    }
+
+    /// Up to `most` permits for background work, as many as there are now; none while the provider is closed.
+    pub fn try_permits(&self, provider: &Provider, most: usize) -> Vec<Permit> {
+        let lane = self.lane(provider);
+        if self.open(&lane, provider).is_err() {
+            return Vec::new();
+        }
+        std::iter::from_fn(|| self.admit(&lane, provider, Urgency::Background).ok()).take(most).collect()
+    }
+
+    /// A permit for one try of credentials that were refused, if it may be sent now.
+    pub(super) fn try_probe(&self, provider: &Provider) -> Option<Permit> {
+        self.admit(&self.lane(provider), provider, Urgency::Waiting).ok()
+    }
+
+    /// Nothing is sent to this provider before `until`.
+    pub(super) fn pause(&self, provider: &Provider, until: Timestamp) {
+        let lane = self.lane(provider);
+        let mut state = lane.state();
+        state.paused_until = state.paused_until.max(Some(until));
+        drop(state);
+        lane.changed.notify_waiters();
+    }
+
+    /// Says how many replicas are alive: the limits are divided by them. None counts as one.
+    pub fn set_replicas(&self, replicas: u32) {
+        if self.replicas.swap(replicas, Ordering::Relaxed) != replicas {
+            self.lanes().values().for_each(|lane| lane.changed.notify_waiters());
+        }
+    }
+
+    /// How many refreshes were sent to this provider from here in the last 60 s.
+    pub fn attempts_last_minute(&self, provider: ProviderId) -> u32 {
+        let lane = self.lanes().get(&provider).map(Arc::clone);
+        lane.map_or(0, |lane| lane.state().attempts.count(self.clock.now()))
+    }
+
+    /// The same for all providers that were sent any.
+    pub fn attempts(&self) -> BTreeMap<ProviderId, u32> {
+        let now = self.clock.now();
+        let counts = self.lanes().iter().map(|(id, lane)| (*id, lane.state().attempts.count(now))).collect::<Vec<_>>();
+        counts.into_iter().filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Shows in the metrics what keeps requests away from providers now.
+    pub fn show(&self) {
+        let now = self.clock.now();
+        for lane in self.lanes().values() {
+            let state = lane.state();
+            telemetry::metrics::gate(
+                state.slug.as_str(),
+                state.breaker.is_open(),
+                state.paused_until.is_some_and(|until| now < until),
+                state.misconfigured,
+            );
+        }
+    }
+
+    /// The lane of a provider, which learns what its row says.
+    fn lane(&self, provider: &Provider) -> Arc<Lane> {
+        let lane = Arc::clone(self.lanes().entry(provider.id).or_insert_with(|| Arc::new(self.new_lane(provider))));
+        let mut state = lane.state();
+        state.misconfigured = provider.standing.misconfigured_at.is_some();
+        // Pauses are never shortened, and a row may have been read before the last one began.
+        if provider.standing.paused_until > state.paused_until {
+            state.paused_until = provider.standing.paused_until;
+            lane.changed.notify_waiters();
+        }
+        drop(state);
+        lane
+    }
+
+    fn new_lane(&self, provider: &Provider) -> Lane {
+        let state = State {
+            slug: provider.slug.clone(),
+            paused_until: None,
+            misconfigured: false,
+            budget: Budget::new(self.clock.now()),
+            breaker: Breaker::new(),
+            attempts: Tally::over(ATTEMPTS_OVER),
+        };
+        Lane {
+            clock: self.clock.clone(),
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            queues: [(); 3].map(tokio::sync::Mutex::new),
+        }
+    }
+
+    /// Whether anything keeps requests away that no waiting for budget would end.
+    fn open(&self, lane: &Lane, provider: &Provider) -> Result<(), Closed> {
+        let now = self.clock.now();
+        if provider.standing.misconfigured_at.is_some() {
+            let until = provider.standing.probe_at.unwrap_or(now);
+            return Err(Closed { until, why: ClosedBy::Misconfigured });
+        }
+        lane.state().open(now)
+    }
+
+    fn admit(&self, lane: &Arc<Lane>, provider: &Provider, urgency: Urgency) -> Result<Permit, Stop> {
+        let now = self.clock.now();
+        let share = Share::of(provider.limits, self.replicas.load(Ordering::Relaxed));
+        let mut state = lane.state();
+        state.open(now).map_err(Stop::Closed)?;
+        state.budget.take(share, urgency, now).map_err(Stop::Spent)?;
+        let epoch = state.breaker.admit();
+        drop(state);
+        Ok(Permit { lane: Arc::clone(lane), urgency, epoch, settled: false })
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, HashMap<ProviderId, Arc<Lane>>> {
+        // The map is whole between any two statements, so a panic elsewhere leaves nothing half done.
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Permit {
+    /// The request was sent, and this came of it.
+    pub fn settle(mut self, signal: Signal) -> Settled {
+        self.settled = true;
+        Settled { closed_again: self.end(signal) }
+    }
+
+    fn end(&self, signal: Signal) -> bool {
+        let now = self.lane.clock.now();
+        let mut state = self.lane.state();
+        state.budget.end(self.urgency, self.settled);
+        let closed_again = state.breaker.settle(self.epoch, signal, now);
+        if self.settled && self.urgency != Urgency::Link {
+            state.attempts.add(now);
+        }
+        drop(state);
+        self.lane.changed.notify_waiters();
+        closed_again
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.end(Signal::Neutral);
+        }
+    }
+}
+
+impl Closed {
+    /// What callers are told.
+    pub fn failure(self, now: Timestamp) -> Failure {
+        match self.why {
+            ClosedBy::Misconfigured => Failure::ProviderMisconfigured,
+            ClosedBy::Paused | ClosedBy::Breaker => {
+                Failure::ProviderUnavailable { retry_after: self.until.since(now).min(policy::LONGEST_PAUSE) }
+            }
+        }
+    }
+}
+
+impl Lane {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // As above: no statement that can panic leaves the state half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn open(&mut self, now: Timestamp) -> Result<(), Closed> {
+        if let Some(until) = self.paused_until.filter(|until| now < *until) {
+            return Err(Closed { until, why: ClosedBy::Paused });
+        }
+        self.breaker.check(now).map_err(|until| Closed { until, why: ClosedBy::Breaker })
+    }
+}
+
+#[cfg(test)]
+mod tests;

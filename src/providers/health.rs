@@ -1,0 +1,108 @@
+//! What a provider's answers say of how we stand with it, told to all replicas.
+
+use std::time::Duration;
+
+use super::gate::{ClosedBy, Permit, Settled, Signal, Urgency};
+use super::provider::Provider;
+use super::registry::Registry;
+use crate::clock::Timestamp;
+use crate::domain::error::Failure;
+use crate::domain::ids::GrantId;
+use crate::domain::policy;
+use crate::domain::provider::Verdict;
+use crate::store::{Blame, ProviderSecretRow};
+use crate::vault::random;
+
+impl Registry {
+    /// A permit of the gate; where the provider refuses our credentials, that of a probe, if it is time for one.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::ProviderUnavailable`] and [`Failure::ProviderMisconfigured`]: nothing may be sent.
+    pub async fn permit(&self, provider: &Provider, urgency: Urgency) -> Result<Permit, Failure> {
+        let closed = match self.gate.permit(provider, urgency).await {
+            Ok(permit) => return Ok(permit),
+            Err(closed) => closed,
+        };
+        let probe = if closed.why == ClosedBy::Misconfigured { self.probe(provider).await } else { None };
+        probe.ok_or_else(|| closed.failure(self.wire.clock.now()))
+    }
+
+    /// The provider limits us (429) and asked for this pause: nobody sends it anything before what is answered. Where
+    /// the store is away, at least nobody here.
+    pub async fn pause(&self, provider: &Provider, asked: Option<Duration>) -> Timestamp {
+        let until = policy::paused_until(self.wire.clock.now(), asked, random::spread());
+        self.gate.pause(provider, until);
+        if let Err(error) = self.store.pause_provider(provider.id, until).await {
+            tracing::warn!(provider = %provider.slug, %error, "could not tell the other replicas of a provider's pause");
+        }
+        until
+    }
+
+    /// Settles a permit with what its request came to. A provider that limits us is paused.
+    pub async fn settle<T: Sync>(&self, provider: &Provider, permit: Permit, outcome: &Result<T, Verdict>) -> Settled {
+        let settled = permit.settle(Signal::of(outcome));
+        if let Err(Verdict::Limited { after }) = outcome {
+            self.pause(provider, *after).await;
+        }
+        settled
+    }
+
+    /// The provider refused our credentials, all that there are, when this grant was refreshed.
+    pub async fn blame(&self, provider: &Provider, grant: GrantId) {
+        match self.store.blame_provider(provider.id, grant, self.wire.clock.now()).await {
+            Ok(Blame::Misconfigured) => {
+                tracing::error!(provider = %provider.slug, "the provider refuses our credentials; its grants wait until they are mended");
+            }
+            Ok(Blame::First | Blame::Already) => {}
+            Err(error) => {
+                tracing::warn!(provider = %provider.slug, %error, "could not note that a provider refuses our credentials");
+            }
+        }
+    }
+
+    /// A permit to try credentials that the provider refused, once a minute in the whole cluster; `None` if it is not
+    /// misconfigured or it is not time.
+    pub async fn probe(&self, provider: &Provider) -> Option<Permit> {
+        let (now, standing) = (self.wire.clock.now(), &provider.standing);
+        if standing.misconfigured_at.is_none() || standing.probe_at.is_some_and(|at| now < at) {
+            return None;
+        }
+        // First what may be given back.
+        let permit = self.gate.try_probe(provider)?;
+        match self.store.claim_probe(provider.id, now, now.plus(policy::PROBE_EVERY)).await {
+            Ok(claimed) => claimed.then_some(permit),
+            Err(error) => {
+                tracing::warn!(provider = %provider.slug, %error, "could not claim a try of refused credentials");
+                None
+            }
+        }
+    }
+
+    /// The provider took our credentials, with this secret (`None`: a public client). It becomes the first to be tried,
+    /// and what was held against the credentials is forgotten. Done again at the next success where the store is away.
+    /// Answers whether the provider was misconfigured until now.
+    pub async fn accepted(&self, provider: &Provider, secret: Option<&ProviderSecretRow>) -> bool {
+        let now = self.wire.clock.now();
+        let mut recovered = false;
+        if provider.standing.is_blamed() {
+            match self.store.absolve_provider(provider.id, now).await {
+                Ok(true) => {
+                    recovered = true;
+                    tracing::info!(provider = %provider.slug, "the provider takes our credentials again");
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(provider = %provider.slug, %error, "could not note that a provider recovered")
+                }
+            }
+        }
+        let noted = secret.is_none_or(|secret| provider.is_noted(secret, now));
+        if let Some(secret) = secret.filter(|_| !noted)
+            && let Err(error) = self.store.secret_used(secret.id, now).await
+        {
+            tracing::warn!(provider = %provider.slug, %error, "could not note which client secret worked");
+        }
+        recovered
+    }
+}
