@@ -93,10 +93,13 @@ impl Book {
         (Subject { on, person, client_id, ordinal }, id)
     }
 
-    /// Whether a refresh token has been redeemed for a successor before.
-    pub(super) fn reuse(&self, token: &Digest, settings: &Settings, now: Timestamp) -> Option<Reuse> {
-        let superseded_at = Timestamp::from_millis(self.refresh.get(token)?.superseded_at?);
-        Some(if in_grace(settings, superseded_at, now) { Reuse::InGrace } else { Reuse::Dead })
+    /// Whether a refresh token that is presented has been redeemed for a successor before, which is counted.
+    pub(super) fn reuse(&mut self, token: &Digest, settings: &Settings, now: Timestamp) -> Option<Reuse> {
+        let held = self.refresh.get(token)?;
+        let superseded_at = Timestamp::from_millis(held.superseded_at?);
+        let reuse = if in_grace(settings, superseded_at, now) { Reuse::InGrace } else { Reuse::Dead };
+        self.families.reused(&held.family, reuse);
+        Some(reuse)
     }
 
     /// Keeps an approved code.
@@ -157,9 +160,6 @@ impl Book {
         let unknown = || Refusal::grant("the refresh token is unknown, expired or revoked");
         let held = self.refresh.get(&hash).ok_or_else(unknown)?.clone();
         let reuse = self.reuse(&hash, terms.settings, terms.now);
-        if let Some(reuse) = reuse {
-            self.families.reused(&held.family, reuse);
-        }
         let refused = |refusal: Refusal| Refusal { reuse, ..refusal.of_family(&held.family) };
         let family = self.families.alive(&held.family).ok_or_else(|| refused(unknown()))?.clone();
         if family.client_id != client_id || held.expires_at <= terms.now {

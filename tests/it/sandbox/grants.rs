@@ -17,15 +17,18 @@ async fn a_grant_tells_whose_it_is_its_newest_tokens_and_what_was_done_with_it()
     scene.hand.advance(Duration::from_secs(30));
     assert_eq!(refused(scene.refresh(text(&first, "refresh_token")).await), "invalid_grant");
     assert_ne!(second["refresh_token"], third["refresh_token"]);
+    scene.sandbox.set_faults([Rule::refresh(Effect::error(503, "x"))]);
+    scene.refresh(text(&first, "refresh_token")).await;
     let grant = scene.grant("alice");
     assert_eq!((grant.person.as_str(), grant.client_id.as_str()), ("alice", DEFAULT_CLIENT_ID));
     assert_eq!((grant.approved_at, grant.ended), (1_800_000_000_000, None));
     assert_eq!(grant.refresh_token, Some(Sandbox::fingerprint(text(&third, "refresh_token"))));
     assert_eq!(grant.access_token, Some(Sandbox::fingerprint(text(&third, "access_token"))));
     assert_eq!((grant.redemptions, grant.rotations), (2, 2));
-    assert_eq!((grant.grace_repeats, grant.reuses, grant.max_overlap), (1, 1, 1));
+    assert_eq!((grant.grace_repeats, grant.reuses, grant.max_overlap), (1, 2, 1));
     let reuses: Vec<_> = scene.sandbox.requests()[2..].iter().map(|request| (request.rotated, request.reuse)).collect();
-    assert_eq!(reuses, [(true, None), (true, Some(Reuse::InGrace)), (false, Some(Reuse::Dead))]);
+    let dead = (false, Some(Reuse::Dead));
+    assert_eq!(reuses, [(true, None), (true, Some(Reuse::InGrace)), dead, dead], "whoever answers");
     let last = scene.last(Endpoint::Token);
     assert_eq!((last.person.as_deref(), last.family.as_ref()), (Some("alice"), Some(&grant.id)));
 
@@ -34,7 +37,7 @@ async fn a_grant_tells_whose_it_is_its_newest_tokens_and_what_was_done_with_it()
     assert_eq!(serde_json::from_value::<Vec<Grant>>(told["grants"].clone()).unwrap(), [grant]);
     assert_eq!(
         told["totals"],
-        json!({ "grants": 2, "redemptions": 2, "rotations": 2, "reuses": 1, "grace_repeats": 1, "max_overlap": 1 })
+        json!({ "grants": 2, "redemptions": 2, "rotations": 2, "reuses": 2, "grace_repeats": 1, "max_overlap": 1 })
     );
     assert_eq!(scene.sandbox.grants().len(), 2);
 }
