@@ -17,7 +17,20 @@ Examples:
   token-wallet sandbox --addr 127.0.0.1:0 --json --person ada --person grace
 
 Client id \"sandbox\", client secret \"sandbox-secret\". A script decides by posting person=NAME&decision=approve as a
-form to the authorization URL; GET /_sandbox/requests lists every request.";
+form to the authorization URL.
+
+It misbehaves on demand, for one person, a share of the grants, a number of times, or all: errors, outages, lost
+answers, hanging, malformed and endless bodies, odd tokens. Faults are rules, switched over HTTP while it runs:
+
+  curl -X POST http://127.0.0.1:9000/_sandbox/faults -d '{\"on\": \"refresh\", \"person\": \"alice\", \"times\": 1,
+    \"do\": {\"answer\": {\"status\": 400, \"error\": \"invalid_grant\"}}}'
+
+  /_sandbox/faults     GET, POST one more, PUT all, DELETE
+  /_sandbox/settings   GET, PUT: lifetimes, rotation, client secrets
+  /_sandbox/requests   GET, DELETE: every request, secrets as fingerprints
+  /_sandbox/grants     GET: what was redeemed how often; POST /NAME/revoke: a person withdraws
+
+docs/sandbox.md shows every fault and setting with its curl line.";
 
 /// Run an OAuth 2.0 and OpenID Connect provider for tests: made-up people, no passwords.
 #[derive(clap::Args)]
@@ -35,7 +48,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
     token_ttl: Duration,
 
-    /// What becomes of a redeemed refresh token: always, never, or grace=DURATION
+    /// What becomes of a redeemed refresh token: always, never, every=NUMBER or grace=DURATION
     #[arg(long, value_name = "RULE", default_value = "always")]
     rotation: Rotation,
 

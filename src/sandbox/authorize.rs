@@ -12,6 +12,7 @@ use url::Url;
 
 use super::answer::{Answer, OauthError, Refusal};
 use super::book::Code;
+use super::faults::Acts;
 use super::grants::Terms;
 use super::options::{Client, Person};
 use super::params::Params;
@@ -70,7 +71,7 @@ pub(super) async fn show(State(app): State<Arc<App>>, RawQuery(query): RawQuery)
     match ask(&app, &params) {
         Ok(ask) => {
             let request = arrived(&app, &Method::GET, &params);
-            app.recorder.add(request.decided(&Answer::new(StatusCode::OK)));
+            app.record(request.decided(&Answer::new(StatusCode::OK)));
             page::consent(&ask, &app.people, &params)
         }
         Err(refused) => turn_away(&app, arrived(&app, &Method::GET, &params), refused),
@@ -137,7 +138,7 @@ fn approved(app: &App, ask: Ask<'_>, person: &Person) -> Result<Approved, Refuse
         expires_at: now.plus(settings.code_ttl),
         spent_for: None,
     };
-    let terms = Terms { now, settings: &settings, minter: &app.minter, withhold_refresh: false };
+    let terms = Terms { now, settings: &settings, minter: &app.minter, acts: Acts::default() };
     match app.book().approve(&terms, code) {
         Ok(code) => Ok(Approved { back: ask.back, code }),
         Err(refusal) => Err(Refused { back: Some(Box::new(ask.back)), refusal }),
@@ -212,7 +213,7 @@ fn challenge(client: &Client, params: &Params) -> Result<Option<String>, Refusal
 fn send_back(app: &App, request: Request, approved: Approved) -> Response {
     let mut answer = Answer::new(StatusCode::SEE_OTHER);
     answer.issued = Secrets { code: Some(approved.code.digest().fingerprint()), ..Secrets::default() };
-    app.recorder.add(request.decided(&answer));
+    app.record(request.decided(&answer));
     redirect(app, approved.back, &[("code", approved.code.expose())])
 }
 
@@ -223,7 +224,7 @@ fn turn_away(app: &App, request: Request, refused: Refused) -> Response {
     if refused.back.is_some() {
         answer.status = StatusCode::SEE_OTHER;
     }
-    app.recorder.add(request.decided(&answer));
+    app.record(request.decided(&answer));
     match refused.back {
         Some(back) => redirect(app, *back, &[("error", error), ("error_description", why)]),
         None => page::problem(answer.status, why),

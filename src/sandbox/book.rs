@@ -8,8 +8,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::journal::Journal;
+use super::ledger::{Ending, Ledger};
 use super::scopes::Scopes;
 use super::secrets::Digest;
+use super::settings::Settings;
 use crate::clock::Timestamp;
 
 /// How long a code is remembered after its end, so that using it twice is noticed.
@@ -44,6 +46,13 @@ pub(super) struct Family {
     pub(super) scopes: Scopes,
     #[serde(with = "millis")]
     pub(super) approved_at: Timestamp,
+}
+
+impl Family {
+    /// Whether its consent gives no refreshes any more.
+    pub(super) fn is_over(&self, settings: &Settings, now: Timestamp) -> bool {
+        settings.consent_ttl.is_some_and(|ttl| self.approved_at.plus(ttl) <= now)
+    }
 }
 
 /// An access token that was given out.
@@ -102,14 +111,15 @@ pub(super) enum Change {
     },
     FamilyEnded {
         id: String,
+        why: Ending,
     },
 }
 
-/// Everything given out that may still matter. A token whose family is gone is dead.
+/// Everything given out that may still matter. A token whose family is ended or gone is dead.
 pub(super) struct Book {
     pub(super) key: Option<String>,
     pub(super) codes: HashMap<Digest, Code>,
-    pub(super) families: HashMap<String, Family>,
+    pub(super) families: Ledger,
     pub(super) access: HashMap<Digest, Access>,
     pub(super) refresh: HashMap<Digest, Refresh>,
     journal: Journal,
@@ -123,7 +133,7 @@ impl Book {
         let mut book = Self {
             key: None,
             codes: HashMap::new(),
-            families: HashMap::new(),
+            families: Ledger::default(),
             access: HashMap::new(),
             refresh: HashMap::new(),
             journal: Journal::Memory,
@@ -167,16 +177,22 @@ impl Book {
                     code.spent_for = Some(family);
                 }
             }
-            Change::Family { id, family } => _ = self.families.insert(id, family),
-            Change::Access { hash, token } => _ = self.access.insert(hash, token),
-            Change::Refresh { hash, token } => _ = self.refresh.insert(hash, token),
+            Change::Family { id, family } => self.families.add(id, family),
+            Change::Access { hash, token } => {
+                self.families.gave_access(&token.family, hash, token.expires_at);
+                self.access.insert(hash, token);
+            }
+            Change::Refresh { hash, token } => {
+                self.families.gave_refresh(&token.family, hash, token.expires_at);
+                self.refresh.insert(hash, token);
+            }
             Change::Superseded { hash, at } => {
                 if let Some(token) = self.refresh.get_mut(&hash) {
                     token.superseded_at.get_or_insert(at);
                 }
             }
             Change::AccessEnded { hash } => _ = self.access.remove(&hash),
-            Change::FamilyEnded { id } => _ = self.families.remove(&id),
+            Change::FamilyEnded { id, why } => self.families.end(&id, why),
         }
     }
 
@@ -184,11 +200,14 @@ impl Book {
     fn forget(&mut self, now: Timestamp) {
         let families = &self.families;
         self.codes.retain(|_, code| code.expires_at.plus(CODE_MEMORY) > now);
-        self.access.retain(|_, token| token.expires_at > now && families.contains_key(&token.family));
-        self.refresh.retain(|_, token| token.expires_at > now && families.contains_key(&token.family));
+        self.access.retain(|_, token| token.expires_at > now && families.alive(&token.family).is_some());
+        self.refresh.retain(|_, token| token.expires_at > now && families.alive(&token.family).is_some());
         let access = self.access.values().map(|token| token.family.as_str());
         let used: HashSet<&str> = access.chain(self.refresh.values().map(|token| token.family.as_str())).collect();
-        self.families.retain(|id, _| used.contains(id.as_str()));
+        let unused = families.all_alive().map(|(id, _)| id).filter(|id| !used.contains(id.as_str()));
+        for id in unused.cloned().collect::<Vec<_>>() {
+            self.families.end(&id, Ending::Expired);
+        }
     }
 
     /// The shortest way to this book.
@@ -196,9 +215,14 @@ impl Book {
         let key = self.key.iter().map(|pkcs8| Change::Key { pkcs8: pkcs8.clone() });
         let codes = self.codes.iter().map(|(hash, code)| Change::Code { hash: *hash, code: code.clone() });
         let families =
-            self.families.iter().map(|(id, family)| Change::Family { id: id.clone(), family: family.clone() });
-        let access = self.access.iter().map(|(hash, token)| Change::Access { hash: *hash, token: token.clone() });
-        let refresh = self.refresh.iter().map(|(hash, token)| Change::Refresh { hash: *hash, token: token.clone() });
+            self.families.all_alive().map(|(id, family)| Change::Family { id: id.clone(), family: family.clone() });
+        // The newest of a family last, as it was given.
+        let mut access: Vec<_> = self.access.iter().collect();
+        access.sort_by_key(|(_, token)| token.expires_at);
+        let mut refresh: Vec<_> = self.refresh.iter().collect();
+        refresh.sort_by_key(|(_, token)| token.expires_at);
+        let access = access.into_iter().map(|(hash, token)| Change::Access { hash: *hash, token: token.clone() });
+        let refresh = refresh.into_iter().map(|(hash, token)| Change::Refresh { hash: *hash, token: token.clone() });
         key.chain(codes).chain(families).chain(access).chain(refresh).collect()
     }
 }
@@ -249,6 +273,6 @@ mod tests {
             let hash = Digest::of(&id);
             book.commit(vec![Change::Family { id, family }, Change::Access { hash, token }], now).unwrap();
         }
-        assert_eq!((book.access.len(), book.families.len()), (1000, 1000));
+        assert_eq!((book.access.len(), book.families.all_alive().count()), (1000, 1000));
     }
 }

@@ -1,248 +1,218 @@
-//! Misbehaviour on demand: the one place where an answer is changed before it is sent. `PUT /_sandbox/faults` replaces
-//! all switches, `DELETE` clears them, `POST /_sandbox/faults/release` ends only the holds.
-//!
-//! ```json
-//! { "exchange": {}, "refresh": { "refresh_token": "omit", "expires_in": { "raw": "\"3600\"" },
-//!   "error": { "status": 400, "error": "invalid_grant", "times": 1 }, "hold": "after" },
-//!   "userinfo": { "error": { "status": 503, "error": "server_error" } } }
-//! ```
+//! The rules that stand, and the one place where a request meets them.
 
-use axum::http::StatusCode;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 use super::answer::Answer;
+use super::rules::{Effect, Kind, Operation, Repeated, Rule, When};
 
-/// All switches; the default misbehaves in no way. As JSON each field may be left out.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Faults {
-    /// For `/token` with `grant_type=authorization_code`.
-    pub exchange: TokenFaults,
-    /// For `/token` with `grant_type=refresh_token`.
-    pub refresh: TokenFaults,
-    /// For `/userinfo`.
-    pub userinfo: UserinfoFaults,
+/// A rule that stands.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Fault {
+    /// Its number, from 1, in the order in which rules were set; never used twice.
+    pub id: u64,
+    /// How many requests it has hit.
+    pub hits: u64,
+    /// What it says.
+    #[serde(flatten)]
+    pub rule: Rule,
 }
 
-/// What can be wrong at the token endpoint.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TokenFaults {
-    /// Give no usable refresh token. The one that was presented is not rotated; at an exchange none is made.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub refresh_token: Option<RefreshTokenFault>,
-    /// Tell another `expires_in`; the token lives as long as ever.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub expires_in: Option<ExpiresInFault>,
-    /// Refuse instead of doing anything.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<ErrorFault>,
-    /// Make requests wait.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hold: Option<Hold>,
+/// Whom a request is about, as far as that is known when it arrives.
+pub(super) struct Subject {
+    pub(super) on: Operation,
+    pub(super) person: Option<String>,
+    pub(super) client_id: Option<String>,
+    /// How many requests there were about this grant before; at an exchange, how many grants of the person.
+    pub(super) ordinal: u64,
 }
 
-/// What can be wrong at the userinfo endpoint.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct UserinfoFaults {
-    /// Refuse instead of answering.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<ErrorFault>,
-    /// Make requests wait.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hold: Option<Hold>,
+/// What the provider does otherwise than by its settings.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Acts {
+    /// Give no refresh token and keep the one presented as it is.
+    pub(super) withhold_refresh: bool,
+    /// Tell the refresh token that was presented.
+    pub(super) repeat_refresh: bool,
+    /// Give the newest access token again.
+    pub(super) repeat_access: bool,
 }
 
-/// What stands in place of the refresh token; as JSON `"omit"`, `"empty"` or `"null"`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RefreshTokenFault {
-    /// No field.
-    Omit,
-    /// `""`.
-    Empty,
-    /// `null`.
-    Null,
-}
-
-/// What stands in place of the lifetime; as JSON `"omit"` or `{"raw": "<text>"}`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ExpiresInFault {
-    /// No field.
-    Omit,
-    /// This text, put into the answer as it is: `0`, `"3600"` with its quotes, `1e400`, `null`.
-    Raw(String),
-}
-
-/// An OAuth error instead of an answer. Nothing is redeemed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ErrorFault {
-    /// The HTTP status; anything outside 200 to 599 counts as 500.
-    pub status: u16,
-    /// The error code, such as `invalid_grant`.
-    pub error: String,
-    /// For how many requests; left out, until it is cleared.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub times: Option<u32>,
-}
-
-/// Where requests wait until the hold is released, cleared or replaced; as JSON `"before"` or `"after"`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Hold {
-    /// Before anything is done or recorded.
-    Before,
-    /// After it was done and recorded, before the answer is sent.
-    After,
-}
-
-/// The operations that faults are scoped by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Operation {
-    Exchange,
-    Refresh,
-    Userinfo,
-}
-
-/// The switches of a running sandbox and how many requests wait.
+/// The rules of a running sandbox and how many requests wait.
 #[derive(Default)]
 pub(super) struct FaultBoard {
-    faults: watch::Sender<Faults>,
+    standing: watch::Sender<Standing>,
     held: watch::Sender<usize>,
+}
+
+#[derive(Default)]
+struct Standing {
+    faults: Vec<Fault>,
+    last: u64,
+}
+
+/// A rule that a request has met.
+struct Hit {
+    id: u64,
+    when: When,
+    effect: Effect,
 }
 
 /// One waiting request; dropping it counts it out.
 struct Waiting<'a>(&'a watch::Sender<usize>);
 
-impl Faults {
-    fn hold(&self, operation: Operation) -> Option<Hold> {
-        match operation {
-            Operation::Exchange => self.exchange.hold,
-            Operation::Refresh => self.refresh.hold,
-            Operation::Userinfo => self.userinfo.hold,
-        }
-    }
-
-    fn error(&mut self, operation: Operation) -> &mut Option<ErrorFault> {
-        match operation {
-            Operation::Exchange => &mut self.exchange.error,
-            Operation::Refresh => &mut self.refresh.error,
-            Operation::Userinfo => &mut self.userinfo.error,
-        }
-    }
-
-    fn token(&self, operation: Operation) -> Option<&TokenFaults> {
-        match operation {
-            Operation::Exchange => Some(&self.exchange),
-            Operation::Refresh => Some(&self.refresh),
-            Operation::Userinfo => None,
-        }
-    }
-}
-
 impl FaultBoard {
-    /// Takes one request through its faults. `work` does what was asked, told whether to withhold a refresh token;
-    /// `record` sees the answer as it will be sent.
+    /// Takes one request through the rules. `work` does what was asked, or nothing if it is given no [`Acts`]; `record`
+    /// sees the answer as it will be sent.
+    ///
+    /// All rules that match are met, in their order, but of those that stand in place of the answer only the first.
     pub(super) async fn around(
         &self,
-        operation: Operation,
-        work: impl FnOnce(bool) -> Answer,
+        subject: &Subject,
+        seed: u64,
+        work: impl FnOnce(Option<Acts>) -> Answer,
         record: impl FnOnce(&Answer),
     ) -> Answer {
-        self.pass(operation, Hold::Before).await;
-        let answer = if let Some(fault) = self.take_error(operation) {
-            fault.answer()
-        } else {
-            let faults = self.faults.borrow().token(operation).cloned().unwrap_or_default();
-            let mut answer = work(faults.refresh_token.is_some());
-            faults.shape(&mut answer);
-            answer
-        };
+        let is_early = |rule: &Rule| rule.effect.kind() == Kind::Wait && rule.when == When::Before;
+        let early = self.meet(subject, seed, is_early);
+        self.wait(&early).await;
+        let mut is_replaced = false;
+        let hits = self.meet(subject, seed, |rule| match rule.effect.kind() {
+            Kind::Wait => rule.when == When::After,
+            Kind::Replacement => !std::mem::replace(&mut is_replaced, true),
+            Kind::Change => true,
+        });
+        let replacement = hits.iter().find(|hit| hit.effect.kind() == Kind::Replacement);
+        let is_done = replacement.is_none_or(|hit| hit.when == When::After);
+        let mut answer = work(is_done.then(|| Acts::of(&hits)));
+        let changes = hits.iter().filter(|hit| hit.effect.kind() == Kind::Change);
+        for hit in replacement.into_iter().chain(changes) {
+            answer.meet(&hit.effect);
+        }
+        answer.rules = early.iter().chain(&hits).map(|hit| hit.id).collect();
         record(&answer);
-        self.pass(operation, Hold::After).await;
+        self.wait(&hits).await;
         answer
     }
 
-    pub(super) fn set(&self, faults: Faults) {
-        self.faults.send_replace(faults);
-    }
-
-    pub(super) fn get(&self) -> Faults {
-        self.faults.borrow().clone()
-    }
-
-    /// Lets all go that wait, and holds no more.
-    pub(super) fn release(&self) {
-        self.faults.send_modify(|faults| {
-            faults.exchange.hold = None;
-            faults.refresh.hold = None;
-            faults.userinfo.hold = None;
+    /// Puts these rules in place of all.
+    pub(super) fn set(&self, rules: Vec<Rule>) -> Vec<u64> {
+        let mut ids = Vec::new();
+        self.standing.send_modify(|standing| {
+            standing.faults.clear();
+            ids = rules.into_iter().map(|rule| standing.add(rule)).collect();
         });
+        ids
+    }
+
+    /// Puts one more rule behind the others.
+    pub(super) fn add(&self, rule: Rule) -> u64 {
+        let mut id = 0;
+        self.standing.send_modify(|standing| id = standing.add(rule));
+        id
+    }
+
+    /// Takes one rule away; whether it was there.
+    pub(super) fn remove(&self, id: u64) -> bool {
+        self.standing.send_if_modified(|standing| {
+            let before = standing.faults.len();
+            standing.faults.retain(|fault| fault.id != id);
+            standing.faults.len() < before
+        })
+    }
+
+    pub(super) fn get(&self) -> Vec<Fault> {
+        self.standing.borrow().faults.clone()
+    }
+
+    /// Takes all holds away, which lets all go that wait for one.
+    pub(super) fn release(&self) {
+        self.standing.send_modify(|standing| standing.faults.retain(|fault| fault.rule.effect != Effect::Hold));
     }
 
     pub(super) fn held(&self) -> usize {
         *self.held.borrow()
     }
 
-    /// Returns once at least this many requests wait.
+    /// Returns once at least this many requests are held.
     pub(super) async fn wait_held(&self, at_least: usize) {
         // An error would mean that the sender, which is `self`, is gone.
         let _ = self.held.subscribe().wait_for(|held| *held >= at_least).await;
     }
 
-    async fn pass(&self, operation: Operation, place: Hold) {
-        let mut faults = self.faults.subscribe();
-        if faults.borrow().hold(operation) != Some(place) {
-            return;
+    fn meet(&self, subject: &Subject, seed: u64, mut wanted: impl FnMut(&Rule) -> bool) -> Vec<Hit> {
+        let mut met = Vec::new();
+        if self.standing.borrow().faults.is_empty() {
+            return met;
         }
-        let _waiting = Waiting::enter(&self.held);
-        let _ = faults.wait_for(|faults| faults.hold(operation) != Some(place)).await;
-    }
-
-    fn take_error(&self, operation: Operation) -> Option<ErrorFault> {
-        let mut taken = None;
-        self.faults.send_if_modified(|faults| {
-            let switch = faults.error(operation);
-            taken = switch.clone().filter(|fault| fault.times != Some(0));
-            if let Some(times) = switch.as_mut().and_then(|fault| fault.times.as_mut()) {
-                *times = times.saturating_sub(1);
-                if *times == 0 {
-                    *switch = None;
+        self.standing.send_if_modified(|standing| {
+            for fault in &mut standing.faults {
+                if fault.is_for(subject, seed) && wanted(&fault.rule) {
+                    fault.hits += 1;
+                    met.push(Hit { id: fault.id, when: fault.rule.when, effect: fault.rule.effect.clone() });
                 }
             }
             false
         });
-        taken
+        met
+    }
+
+    async fn wait(&self, hits: &[Hit]) {
+        for hit in hits {
+            match hit.effect {
+                Effect::Hold => self.hold(hit.id).await,
+                Effect::Delay(span) => tokio::time::sleep(span).await,
+                _ => {}
+            }
+        }
+    }
+
+    async fn hold(&self, id: u64) {
+        let _waiting = Waiting::enter(&self.held);
+        let is_gone = |standing: &Standing| standing.faults.iter().all(|fault| fault.id != id);
+        let _ = self.standing.subscribe().wait_for(is_gone).await;
     }
 }
 
-impl TokenFaults {
-    fn shape(&self, answer: &mut Answer) {
-        if !answer.status.is_success() {
-            return;
-        }
-        match self.refresh_token {
-            None => {}
-            Some(RefreshTokenFault::Omit) => answer.drop_field("refresh_token"),
-            Some(RefreshTokenFault::Empty) => answer.put_raw("refresh_token", "\"\""),
-            Some(RefreshTokenFault::Null) => answer.put_raw("refresh_token", "null"),
-        }
-        match &self.expires_in {
-            None => {}
-            Some(ExpiresInFault::Omit) => answer.drop_field("expires_in"),
-            Some(ExpiresInFault::Raw(text)) => answer.put_raw("expires_in", text.as_str()),
-        }
+impl Standing {
+    fn add(&mut self, rule: Rule) -> u64 {
+        self.last += 1;
+        self.faults.push(Fault { id: self.last, hits: 0, rule });
+        self.last
     }
 }
 
-impl ErrorFault {
-    fn answer(self) -> Answer {
-        let status = StatusCode::from_u16(self.status).ok().filter(|status| (200..600).contains(&status.as_u16()));
-        Answer::error(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), self.error)
+impl Fault {
+    fn is_for(&self, subject: &Subject, seed: u64) -> bool {
+        let rule = &self.rule;
+        let names = |wanted: &Option<String>, said: &Option<String>| wanted.is_none() || wanted == said;
+        rule.on == subject.on
+            && rule.times.is_none_or(|times| self.hits < times)
+            && names(&rule.person, &subject.person)
+            && names(&rule.client_id, &subject.client_id)
+            && rule.share_of_grants.is_none_or(|share| self.draw(subject, seed, None) < share)
+            && rule.share_of_requests.is_none_or(|share| self.draw(subject, seed, Some(subject.ordinal)) < share)
+    }
+
+    /// A number from 0 to below 1 that is the same each time for the same grant, or the same request of a grant.
+    fn draw(&self, subject: &Subject, seed: u64, ordinal: Option<u64>) -> f64 {
+        let drawn = format!("{seed} {} {:?} {:?} {ordinal:?}", self.id, subject.person, subject.client_id);
+        let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(drawn.as_bytes()).into();
+        f64::from(u32::from_be_bytes([a, b, c, d])) / 4_294_967_296.0
+    }
+}
+
+impl Acts {
+    fn of(hits: &[Hit]) -> Self {
+        let repeats = |what| hits.iter().any(|hit| hit.effect == Effect::Repeat(what));
+        let repeat_refresh = repeats(Repeated::RefreshToken);
+        let forged = hits.iter().any(|hit| hit.effect.forges("refresh_token"));
+        Self {
+            withhold_refresh: repeat_refresh || forged,
+            repeat_refresh,
+            repeat_access: repeats(Repeated::AccessToken),
+        }
     }
 }
 
@@ -256,5 +226,25 @@ impl<'a> Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.send_modify(|held| *held -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_about_as_large_as_it_says_and_falls_on_the_same_ones_each_time() {
+        let fault = |id| Fault { id, hits: 0, rule: Rule::refresh(Effect::Close).share_of_grants(0.3) };
+        let hit = |id, seed| -> Vec<u32> {
+            let is_hit = |number: &u32| {
+                let person = Some(number.to_string());
+                fault(id).is_for(&Subject { on: Operation::Refresh, person, client_id: None, ordinal: 0 }, seed)
+            };
+            (0..1000).filter(is_hit).collect()
+        };
+        assert!((250..350).contains(&hit(1, 0).len()), "{}", hit(1, 0).len());
+        assert_eq!(hit(1, 0), hit(1, 0));
+        assert!(hit(1, 0) != hit(1, 1) && hit(1, 0) != hit(2, 0), "seeds and rules choose for themselves");
     }
 }

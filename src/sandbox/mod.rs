@@ -10,7 +10,12 @@
 //! | `/revoke`, `/userinfo`, `/jwks` | RFC 7009, OIDC userinfo, the ES256 key |
 //! | `/_sandbox/requests` | GET `?since=N`: the log, `{"requests": [Request], "last_sequence": N}`; DELETE |
 //! | `/_sandbox/settings` | GET; PUT: [`Settings`], fields left out stay as they are |
-//! | `/_sandbox/faults` | GET (`?held=N` waits up to 10 s until N requests are held); PUT: [`Faults`]; DELETE; POST `/release` |
+//! | `/_sandbox/faults` | POST: one more [`Rule`]; GET (`?held=N` waits up to 10 s until N requests are held); PUT: these rules and no others; DELETE: none |
+//! | `/_sandbox/faults/{id}`, `/_sandbox/faults/release` | DELETE: one rule; POST: all holds end |
+//! | `/_sandbox/grants` | GET `?person=NAME`: `{"grants": [Grant], "totals": Totals}` |
+//! | `/_sandbox/grants/{person}/revoke` | POST: the person withdraws all consents |
+//!
+//! docs/sandbox.md shows each of them.
 //!
 //! A script decides by posting `person=demo&decision=approve` (or `decision=cancel`) as a form to the authorization URL
 //! as it is; the answer is a 303 to the redirect URI with `code`, `state` and `iss`. A refresh token is given if
@@ -19,49 +24,57 @@
 
 mod answer;
 mod authorize;
+mod body;
 mod book;
 mod control;
 mod faults;
 mod grants;
 mod identity;
 mod journal;
+mod ledger;
 mod options;
 mod page;
 mod params;
 mod recorder;
+mod rules;
 mod scopes;
 mod secrets;
 mod settings;
 mod token;
+mod wire;
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::Method;
+use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use axum::routing::{get, post};
-use axum::serve::ListenerExt as _;
 use axum::{Json, Router};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use self::answer::Answer;
 use self::book::{Book, Change};
 use self::faults::FaultBoard;
 use self::identity::Signer;
 use self::recorder::Recorder;
 use self::secrets::Minter;
+use self::wire::{Cutter, Wires};
 use crate::clock::Clock;
 
-pub use self::faults::{ErrorFault, ExpiresInFault, Faults, Hold, RefreshTokenFault, TokenFaults, UserinfoFaults};
+pub use self::faults::Fault;
+pub use self::ledger::{Ending, Grant, Totals};
 pub use self::options::{
     Client, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Options, Person, RedirectRule, Rotation, UnknownRotation,
 };
-pub use self::recorder::{Endpoint, KEPT_REQUESTS, Request, Secrets};
+pub use self::recorder::{Endpoint, KEPT_REQUESTS, Request, Reuse, Secrets};
+pub use self::rules::{Effect, Operation, Repeated, Reply, Rule, When};
 pub use self::settings::Settings;
 
 /// Largest request body, in bytes.
@@ -83,8 +96,10 @@ struct App {
     issuer: String,
     clients: Vec<Client>,
     people: Vec<Person>,
+    /// Where in `people` somebody is, by username.
+    places: HashMap<String, usize>,
     clock: Clock,
-    settings: Mutex<Settings>,
+    settings: Mutex<Arc<Settings>>,
     book: Mutex<Book>,
     signer: Signer,
     minter: Minter,
@@ -104,9 +119,8 @@ pub async fn start(options: Options) -> io::Result<Sandbox> {
     let addr = listener.local_addr()?;
     let app = Arc::new(App::open(options, addr)?);
     let stop = CancellationToken::new();
-    // Small answers on a kept connection must not wait for the peer's acknowledgement; a socket that refuses works.
-    let listener = listener.tap_io(|socket| _ = socket.set_nodelay(true));
-    let server = axum::serve(listener, routes(Arc::clone(&app)));
+    let service = routes(Arc::clone(&app)).into_make_service_with_connect_info::<Cutter>();
+    let server = axum::serve(Wires(listener), service);
     let serving = tokio::spawn(server.with_graceful_shutdown(stop.clone().cancelled_owned()).into_future());
     Ok(Sandbox { app, addr, serving, stop: stop.drop_guard() })
 }
@@ -124,7 +138,12 @@ impl Sandbox {
 
     /// The recorded requests, oldest first.
     pub fn requests(&self) -> Vec<Request> {
-        self.app.recorder.since(0).0
+        self.requests_since(0)
+    }
+
+    /// The recorded requests numbered above `sequence`, oldest first.
+    pub fn requests_since(&self, sequence: u64) -> Vec<Request> {
+        self.app.recorder.since(sequence).0
     }
 
     /// Forgets the recorded requests; their numbers go on.
@@ -134,7 +153,7 @@ impl Sandbox {
 
     /// The present settings.
     pub fn settings(&self) -> Settings {
-        self.app.settings()
+        Settings::clone(&self.app.settings())
     }
 
     /// Replaces the settings, for requests from now on.
@@ -142,17 +161,43 @@ impl Sandbox {
         self.app.set_settings(settings);
     }
 
-    /// The present faults; an error that is counted down shows what is left.
-    pub fn faults(&self) -> Faults {
+    /// The rules that stand, in order, and how often each has hit.
+    pub fn faults(&self) -> Vec<Fault> {
         self.app.faults.get()
     }
 
-    /// Replaces all faults. Requests that wait where nothing holds them any more go on.
-    pub fn set_faults(&self, faults: Faults) {
-        self.app.faults.set(faults);
+    /// Puts these rules in place of all; the answer is their ids. Requests that a rule held which is gone go on.
+    ///
+    /// # Panics
+    ///
+    /// If a rule cannot be carried out: a share that is none, an illegal header, a token repeated where none is given.
+    pub fn set_faults(&self, rules: impl IntoIterator<Item = Rule>) -> Vec<u64> {
+        let rules: Vec<Rule> = rules.into_iter().collect();
+        rules.iter().for_each(assert_sound);
+        self.app.faults.set(rules)
     }
 
-    /// Ends all holds; the other faults stay.
+    /// Puts one more rule behind the others; the answer is its id.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::set_faults`].
+    pub fn add_fault(&self, rule: Rule) -> u64 {
+        assert_sound(&rule);
+        self.app.faults.add(rule)
+    }
+
+    /// Takes one rule away; whether it was there.
+    pub fn clear_fault(&self, id: u64) -> bool {
+        self.app.faults.remove(id)
+    }
+
+    /// Takes all rules away.
+    pub fn clear_faults(&self) {
+        self.app.faults.set(Vec::new());
+    }
+
+    /// Takes all holds away; the other rules stay.
     pub fn release(&self) {
         self.app.faults.release();
     }
@@ -162,6 +207,30 @@ impl Sandbox {
         self.app.faults.wait_held(at_least).await;
     }
 
+    /// All grants that are known, in no order.
+    pub fn grants(&self) -> Vec<Grant> {
+        self.app.grants(None)
+    }
+
+    /// The grants of one person, oldest first.
+    pub fn grants_of(&self, person: &str) -> Vec<Grant> {
+        self.app.grants(Some(person))
+    }
+
+    /// The sums of all grants: cheap, however many there are.
+    pub fn totals(&self) -> Totals {
+        self.app.book().families.totals()
+    }
+
+    /// This person withdraws all consents, as at a provider's page of connected apps; how many there were.
+    ///
+    /// # Errors
+    ///
+    /// What writing the state file fails with.
+    pub fn revoke(&self, person: &str) -> io::Result<usize> {
+        self.app.withdraw(person)
+    }
+
     /// The fingerprint under which a code or token is recorded: the first 16 hex characters of its SHA-256.
     pub fn fingerprint(secret: &str) -> String {
         secrets::Digest::of(secret).fingerprint()
@@ -169,8 +238,8 @@ impl Sandbox {
 
     /// Stops listening, answers what has arrived (holds are released) for up to 5 s, and frees the state file.
     pub async fn shutdown(self) {
+        self.clear_faults();
         drop(self.stop);
-        self.app.faults.set(Faults::default());
         let aborter = self.serving.abort_handle();
         if tokio::time::timeout(DRAIN, self.serving).await.is_err() {
             aborter.abort();
@@ -189,8 +258,9 @@ impl App {
         }
         Ok(Self {
             issuer: options.base_url.clone().unwrap_or_else(|| announced(addr)),
-            settings: Mutex::new(Settings::new(&options)),
+            settings: Mutex::new(Arc::new(Settings::new(&options))),
             clients: options.clients,
+            places: options.people.iter().enumerate().map(|(at, person)| (person.username.clone(), at)).collect(),
             people: options.people,
             clock: options.clock,
             book: Mutex::new(book),
@@ -209,16 +279,33 @@ impl App {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn settings(&self) -> Settings {
-        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn record(&self, request: Request) {
+        self.recorder.add(request, self.settings().log_limit);
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn set_settings(&self, settings: Settings) {
-        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+    }
+
+    fn grants(&self, person: Option<&str>) -> Vec<Grant> {
+        let (settings, now) = (self.settings(), self.clock.now());
+        self.book().families.grants(person, &settings, now)
+    }
+
+    fn withdraw(&self, person: &str) -> io::Result<usize> {
+        let (now, mut book) = (self.clock.now(), self.book());
+        let ids = book.families.alive_of(person);
+        let count = ids.len();
+        book.end(ids, Ending::Person, now)?;
+        Ok(count)
     }
 
     fn person(&self, username: &str) -> Option<&Person> {
-        self.people.iter().find(|person| person.username == username)
+        self.people.get(*self.places.get(username)?)
     }
 
     /// The person a `login_hint` means: a username, an e-mail address or a subject.
@@ -250,14 +337,18 @@ async fn home(State(app): State<Arc<App>>) -> Response {
 
 async fn metadata(State(app): State<Arc<App>>) -> Json<Value> {
     let request = app.arrived(Endpoint::Discovery, &Method::GET);
-    app.recorder.add(request.decided(&answer::Answer::new(axum::http::StatusCode::OK)));
+    app.record(request.decided(&Answer::new(StatusCode::OK)));
     Json(identity::metadata(&app.issuer))
 }
 
 async fn jwks(State(app): State<Arc<App>>) -> Json<Value> {
     let request = app.arrived(Endpoint::Jwks, &Method::GET);
-    app.recorder.add(request.decided(&answer::Answer::new(axum::http::StatusCode::OK)));
+    app.record(request.decided(&Answer::new(StatusCode::OK)));
     Json(app.signer.jwks())
+}
+
+fn assert_sound(rule: &Rule) {
+    assert_eq!(rule.check(), Ok(()), "{rule:?}");
 }
 
 /// The base URL of a bound address; an unspecified one is reached by loopback.

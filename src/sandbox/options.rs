@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -52,7 +53,8 @@ pub struct Options {
 
 /// What becomes of a refresh token that was redeemed.
 ///
-/// As text (`--rotation`): `always`, `never`, `grace=30s`. As JSON: `"always"`, `"never"`, `{"grace_seconds": 30}`.
+/// As text (`--rotation`): `always`, `never`, `every=3`, `grace=30s`. As JSON: `"always"`, `"never"`, `{"every": 3}`,
+/// `{"grace_seconds": 30}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rotation {
@@ -60,6 +62,9 @@ pub enum Rotation {
     Always,
     /// It stays good and the answer carries no `refresh_token`.
     Never,
+    /// Each so-and-so-many-th redemption of a grant gives a new one, and the old one is dead at once; the others are as
+    /// with `Never`. 1 is as `Always`.
+    Every(NonZeroU64),
     /// Each redemption gives a new one; the old one still answers for this long after its first redemption. Each such
     /// answer carries a fresh successor (only hashes are kept, so the first cannot be told again) and all successors
     /// are good.
@@ -72,7 +77,8 @@ pub enum Rotation {
 pub struct Client {
     /// Its `client_id`.
     pub id: String,
-    /// Its `client_secret`; none makes it a public client, which must use PKCE.
+    /// Its `client_secret`; none makes it a public client, which must use PKCE. What is accepted instead or besides can
+    /// be changed later: [`Settings::client_secrets`](super::Settings::client_secrets).
     pub secret: Option<String>,
     /// Where people may be sent back to.
     pub redirect: RedirectRule,
@@ -104,9 +110,9 @@ pub struct Person {
     pub subject: String,
 }
 
-/// A rotation that is not `always`, `never` or `grace=<duration>`.
+/// A rotation that is not `always`, `never`, `every=<number>` or `grace=<duration>`.
 #[derive(Debug, thiserror::Error)]
-#[error("expected always, never or grace=<duration>, as in grace=30s")]
+#[error("expected always, never, every=<number> or grace=<duration>, as in every=3 or grace=30s")]
 pub struct UnknownRotation;
 
 impl Default for Options {
@@ -167,6 +173,11 @@ impl Client {
         Self { id: id.into(), secret: None, redirect, require_pkce: true }
     }
 
+    /// Its id and the secrets that are accepted at first; none for a public client.
+    pub(super) fn accepted(&self) -> Option<(String, Vec<String>)> {
+        Some((self.id.clone(), vec![self.secret.clone()?]))
+    }
+
     pub(super) fn needs_pkce(&self) -> bool {
         self.require_pkce || self.secret.is_none()
     }
@@ -215,10 +226,11 @@ impl FromStr for Rotation {
         match text {
             "always" => Ok(Self::Always),
             "never" => Ok(Self::Never),
-            _ => {
-                let span = text.strip_prefix("grace=").ok_or(UnknownRotation)?;
-                humantime::parse_duration(span).map(Self::Grace).map_err(|_| UnknownRotation)
-            }
+            _ => match text.split_once('=').ok_or(UnknownRotation)? {
+                ("every", count) => count.parse().map(Self::Every).map_err(|_| UnknownRotation),
+                ("grace", span) => humantime::parse_duration(span).map(Self::Grace).map_err(|_| UnknownRotation),
+                _ => Err(UnknownRotation),
+            },
         }
     }
 }
@@ -228,6 +240,7 @@ impl fmt::Display for Rotation {
         match self {
             Self::Always => f.write_str("always"),
             Self::Never => f.write_str("never"),
+            Self::Every(count) => write!(f, "every={count}"),
             Self::Grace(span) => write!(f, "grace={}", humantime::format_duration(*span)),
         }
     }
@@ -260,11 +273,12 @@ mod tests {
 
     #[test]
     fn a_rotation_reads_what_it_prints() {
-        for text in ["always", "never", "grace=30s"] {
+        for text in ["always", "never", "every=3", "grace=30s"] {
             assert_eq!(text.parse::<Rotation>().unwrap().to_string(), text);
         }
         assert!("sometimes".parse::<Rotation>().is_err());
         assert!("grace=soon".parse::<Rotation>().is_err());
+        assert!("every=0".parse::<Rotation>().is_err());
     }
 
     #[test]

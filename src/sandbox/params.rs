@@ -1,5 +1,7 @@
 //! Parameters of a query or a form, and who sends them.
 
+use std::collections::BTreeMap;
+
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -88,8 +90,10 @@ pub(super) fn named_client(headers: &HeaderMap, form: &Params) -> Option<String>
 }
 
 /// Who sends this: `client_secret_basic`, `client_secret_post`, or `none` for a public client (RFC 6749 section 2.3).
+/// `secrets` are those that are accepted now, by client.
 pub(super) fn authenticate<'c>(
     clients: &'c [Client],
+    secrets: &BTreeMap<String, Vec<String>>,
     headers: &HeaderMap,
     form: &Params,
 ) -> Result<&'c Client, Refusal> {
@@ -109,7 +113,10 @@ pub(super) fn authenticate<'c>(
     };
     let client = clients.iter().find(|client| client.id == id).ok_or_else(refused)?;
     let proven = match (&client.secret, &secret) {
-        (Some(known), Some(sent)) => known.as_bytes().ct_eq(sent.as_bytes()).into(),
+        (Some(_), Some(sent)) => {
+            let accepted = secrets.get(&client.id).into_iter().flatten();
+            accepted.fold(false, |proven, known| proven | bool::from(known.as_bytes().ct_eq(sent.as_bytes())))
+        }
         (None, None) => true,
         (Some(_), None) | (None, Some(_)) => false,
     };
@@ -148,8 +155,9 @@ mod tests {
             Client::confidential("app", "s e:c=r&t", RedirectRule::Loopback),
             Client::public("phone", RedirectRule::Loopback),
         ];
+        let secrets = clients.iter().filter_map(Client::accepted).collect();
         let ask = |headers: &HeaderMap, form: &str| {
-            authenticate(&clients, headers, &Params::read(form.as_bytes()))
+            authenticate(&clients, &secrets, headers, &Params::read(form.as_bytes()))
                 .map(|client| client.id.clone())
                 .map_err(|refusal| refusal.error.code())
         };

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::answer::Answer;
 
-/// How many requests are kept; older ones are dropped.
+/// How many requests are kept if [`Settings::log_limit`](super::Settings::log_limit) does not say otherwise.
 pub const KEPT_REQUESTS: usize = 100_000;
 
 /// Longest text of a caller that is kept, in characters.
@@ -30,16 +30,39 @@ pub struct Request {
     pub grant_type: Option<String>,
     /// The `client_id` as sent, cut at 128 characters; it is not proof of who called.
     pub client_id: Option<String>,
-    /// The HTTP status of the answer.
+    /// The HTTP status of the answer; 0 if the connection was cut instead.
     pub status: u16,
     /// The OAuth error of the answer.
     pub error: Option<String>,
     /// Fingerprints of what the caller presented.
     pub presented: Secrets,
-    /// Fingerprints of what was issued.
+    /// Fingerprints of what was issued, also if a fault kept it from being told.
     pub issued: Secrets,
-    /// The consent it was about: all tokens that descend from one approval share it.
+    /// The consent it was about: all tokens that descend from one approval share it. The same as [`Grant::id`].
+    ///
+    /// [`Grant::id`]: super::Grant::id
     pub family: Option<String>,
+    /// The person whose grant it was about, by username.
+    pub person: Option<String>,
+    /// The ids of the rules it met, those before it was decided first.
+    pub rules: Vec<u64>,
+    /// Whether the refresh token it presented was redeemed for a successor.
+    pub rotated: bool,
+    /// Set if the refresh token it presented had been redeemed for a successor before.
+    pub reuse: Option<Reuse>,
+    /// How many refreshes of this grant were under way when it arrived, itself included; 0 if it is no refresh of a
+    /// known grant. A refresh whose caller has gone away is under way no more.
+    pub overlap: u32,
+}
+
+/// What it means that a refresh token came again after it had been redeemed for a successor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reuse {
+    /// It still answers: [`Rotation::Grace`](super::Rotation::Grace).
+    InGrace,
+    /// It is dead.
+    Dead,
 }
 
 /// The endpoints that are recorded.
@@ -99,31 +122,38 @@ impl Request {
             presented: Secrets::default(),
             issued: Secrets::default(),
             family: None,
+            person: None,
+            rules: Vec::new(),
+            rotated: false,
+            reuse: None,
+            overlap: 0,
         }
     }
 
     /// The same request with its answer.
     pub(super) fn decided(mut self, answer: &Answer) -> Self {
-        self.status = answer.status.as_u16();
+        self.status = answer.sent_status();
         self.error.clone_from(&answer.error);
         self.issued = answer.issued.clone();
         if answer.family.is_some() {
             self.family.clone_from(&answer.family);
         }
+        self.rules.clone_from(&answer.rules);
+        self.rotated = answer.rotated;
+        self.reuse = answer.reuse;
         self
     }
 }
 
 impl Recorder {
-    /// Adds a decided request.
-    pub(super) fn add(&self, mut request: Request) {
+    /// Adds a decided request and drops the oldest ones beyond `limit`.
+    pub(super) fn add(&self, mut request: Request, limit: usize) {
         let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         log.last += 1;
         request.sequence = log.last;
-        if log.requests.len() == KEPT_REQUESTS {
-            log.requests.pop_front();
-        }
         log.requests.push_back(request);
+        let extra = log.requests.len().saturating_sub(limit);
+        log.requests.drain(..extra);
     }
 
     /// The kept requests numbered above `since`, oldest first, and the number of the last one ever.
@@ -151,13 +181,15 @@ mod tests {
     #[test]
     fn the_log_is_bounded_and_its_numbers_go_on() {
         let recorder = Recorder::default();
-        for _ in 0..KEPT_REQUESTS + 2 {
-            recorder.add(Request::arrived(Endpoint::Token, "POST", 0));
-        }
+        let add = |limit| recorder.add(Request::arrived(Endpoint::Token, "POST", 0), limit);
+        (0..12).for_each(|_| add(10));
         let (kept, last) = recorder.since(0);
-        assert_eq!((kept.len(), kept[0].sequence, last), (KEPT_REQUESTS, 3, KEPT_REQUESTS as u64 + 2));
+        assert_eq!((kept.len(), kept[0].sequence, last), (10, 3, 12));
+        add(2);
+        assert_eq!(recorder.since(0).0.len(), 2, "a lower limit holds at once");
         recorder.clear();
-        recorder.add(Request::arrived(Endpoint::Token, "POST", 0));
+        add(2);
+        let last = last + 1;
         assert_eq!(recorder.since(0).0[0].sequence, last + 1);
         assert!(recorder.since(last + 1).0.is_empty());
     }

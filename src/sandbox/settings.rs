@@ -1,14 +1,16 @@
 //! What can be changed while the sandbox runs: `GET` and `PUT /_sandbox/settings`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::options::{Options, Rotation};
+use super::options::{Client, Options, Rotation};
+use super::recorder::KEPT_REQUESTS;
 
 /// The settings of a running sandbox. They start as the [`Options`] say and are not kept over a restart.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// How long the next access tokens live; on the wire `token_ttl_seconds`.
@@ -20,10 +22,25 @@ pub struct Settings {
     /// How long the next refresh tokens live; on the wire `refresh_ttl_seconds`.
     #[serde(rename = "refresh_ttl_seconds", with = "seconds")]
     pub refresh_ttl: Duration,
+    /// How long a consent gives refreshes, from its approval on, however they rotate; on the wire
+    /// `consent_ttl_seconds`. None at first: without end.
+    #[serde(rename = "consent_ttl_seconds", with = "maybe_seconds")]
+    pub consent_ttl: Option<Duration>,
     /// What becomes of a refresh token that was redeemed; judged by the setting at the time of the request.
     pub rotation: Rotation,
     /// Whether a dead refresh token presented again ends its family.
     pub reuse_revokes_family: bool,
+    /// Whether a refresh ends the grant's newest access token at once. False at first.
+    pub refresh_ends_access: bool,
+    /// Whether a revocation at `/revoke` ends all that its person ever gave the client, not only what descends from the
+    /// same consent, and be it the revocation of an access token. False at first.
+    pub revocation_ends_all: bool,
+    /// The secrets that are accepted from each confidential client, by its id. At first the one of the [`Options`].
+    pub client_secrets: BTreeMap<String, Vec<String>>,
+    /// What the shares of rules are drawn with. 0 at first.
+    pub seed: u64,
+    /// How many requests the log keeps; the oldest are dropped. [`KEPT_REQUESTS`] at first.
+    pub log_limit: usize,
 }
 
 impl Settings {
@@ -34,6 +51,12 @@ impl Settings {
             refresh_ttl: options.refresh_ttl,
             rotation: options.rotation,
             reuse_revokes_family: options.reuse_revokes_family,
+            consent_ttl: None,
+            refresh_ends_access: false,
+            revocation_ends_all: false,
+            client_secrets: options.clients.iter().filter_map(Client::accepted).collect(),
+            seed: 0,
+            log_limit: KEPT_REQUESTS,
         }
     }
 
@@ -59,5 +82,21 @@ pub(super) mod seconds {
 
     pub(in crate::sandbox) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
         u64::deserialize(from).map(Duration::from_secs)
+    }
+}
+
+/// Durations as whole seconds, or none.
+mod maybe_seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde hands fields over by reference")]
+    pub(super) fn serialize<S: Serializer>(span: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+        span.map(|span| span.as_secs()).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<u64>::deserialize(from)?.map(Duration::from_secs))
     }
 }

@@ -4,78 +4,162 @@ use std::future::Future;
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
+use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 
 use super::App;
 use super::answer::{Answer, OauthError, Refusal};
-use super::faults::Operation;
-use super::grants::{CodeAsk, Issued, Revoked, Terms};
+use super::faults::{Acts, Subject};
+use super::grants::{CodeAsk, Issued, Presented, Terms};
 use super::identity;
 use super::params::{Params, authenticate, authorization, is_form, named_client};
 use super::recorder::{Endpoint, Request, Secrets, cut};
+use super::rules::Operation;
 use super::scopes::Scopes;
-use super::secrets::Digest;
+use super::secrets::{Digest, Secret};
+use super::wire::Cutter;
 
 type Body = Result<Bytes, BytesRejection>;
 
+/// A request that has arrived and is not answered.
+struct Arrival {
+    request: Request,
+    subject: Subject,
+    presented: Presented,
+}
+
+/// A refresh that is under way; dropping it counts it out.
+struct UnderWay {
+    app: Arc<App>,
+    family: String,
+}
+
 /// `POST /token` (RFC 6749 sections 4.1.3 and 6).
-pub(super) async fn token(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
-    detached(async move { answer_token(&app, &headers, body).await }).await
-}
-
-/// `POST /revoke` (RFC 7009).
-pub(super) async fn revoke(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
-    let mut request = app.arrived(Endpoint::Revoke, &Method::POST);
-    let answer = revoked(&app, &headers, body, &mut request).unwrap_or_else(Answer::from);
-    app.recorder.add(request.decided(&answer));
-    answer.into_response()
-}
-
-/// `GET` and `POST /userinfo` (OIDC Core section 5.3) with a bearer token in the header or the form (RFC 6750).
-pub(super) async fn userinfo(State(app): State<Arc<App>>, method: Method, headers: HeaderMap, body: Body) -> Response {
-    detached(async move {
-        let mut request = app.arrived(Endpoint::Userinfo, &method);
-        let token = bearer(&headers, body);
-        if let Ok(Some(token)) = &token {
-            request.presented.access_token = Some(Digest::of(token).fingerprint());
-        }
-        let work = |_| token.map_or_else(Answer::from, |token| who(&app, token.as_deref()));
-        let record = |answer: &Answer| app.recorder.add(request.decided(answer));
-        app.faults.around(Operation::Userinfo, work, record).await
+pub(super) async fn token(
+    State(app): State<Arc<App>>,
+    ConnectInfo(cutter): ConnectInfo<Cutter>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let mut request = app.arrived(Endpoint::Token, &Method::POST);
+    let form = match Params::form(&headers, body) {
+        Ok(form) => form,
+        Err(refusal) => return refused(&app, request, refusal),
+    };
+    request.client_id = named_client(&headers, &form).map(|id| cut(&id));
+    request.grant_type = form.get("grant_type").map(cut);
+    request.presented.code = form.get("code").map(|code| Digest::of(code).fingerprint());
+    request.presented.refresh_token = form.get("refresh_token").map(|token| Digest::of(token).fingerprint());
+    let of = |name, presented: fn(Digest) -> Presented| {
+        form.get(name).map_or(Presented::Nothing, |secret| presented(Digest::of(secret)))
+    };
+    let (operation, presented) = match form.get("grant_type") {
+        Some("authorization_code") => (Operation::Exchange, of("code", Presented::Code)),
+        Some("refresh_token") => (Operation::Refresh, of("refresh_token", Presented::Refresh)),
+        _ => return refused(&app, request, no_grant(&form)),
+    };
+    let mut arrival = Arrival::new(&app, request, operation, presented);
+    // Not in the detached work: a caller who has gone away has no refresh under way.
+    let _under_way = UnderWay::enter(&app, operation, &mut arrival.request);
+    detached(&cutter, async move {
+        let work = |app: &App, acts| redeem(app, &headers, &form, operation, acts);
+        arrival.answer(&app, work).await
     })
     .await
 }
 
-async fn answer_token(app: &App, headers: &HeaderMap, body: Body) -> Answer {
-    let mut request = app.arrived(Endpoint::Token, &Method::POST);
-    let form = match Params::form(headers, body) {
+/// `POST /revoke` (RFC 7009).
+pub(super) async fn revoke(
+    State(app): State<Arc<App>>,
+    ConnectInfo(cutter): ConnectInfo<Cutter>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let mut request = app.arrived(Endpoint::Revoke, &Method::POST);
+    let form = match Params::form(&headers, body) {
         Ok(form) => form,
-        Err(refusal) => {
-            let answer = Answer::from(refusal);
-            app.recorder.add(request.decided(&answer));
-            return answer;
+        Err(refusal) => return refused(&app, request, refusal),
+    };
+    request.client_id = named_client(&headers, &form).map(|id| cut(&id));
+    let token = form.get("token").map(Digest::of);
+    let (access, refresh) = token.map_or((None, None), |token| {
+        let fingerprint = Some(token.fingerprint());
+        if app.book().access.contains_key(&token) { (fingerprint, None) } else { (None, fingerprint) }
+    });
+    (request.presented.access_token, request.presented.refresh_token) = (access, refresh);
+    let presented = token.map_or(Presented::Nothing, Presented::Token);
+    let arrival = Arrival::new(&app, request, Operation::Revoke, presented);
+    detached(&cutter, async move { arrival.answer(&app, |app, _| revoked(app, &headers, &form)).await }).await
+}
+
+/// `GET` and `POST /userinfo` (OIDC Core section 5.3) with a bearer token in the header or the form (RFC 6750).
+pub(super) async fn userinfo(
+    State(app): State<Arc<App>>,
+    ConnectInfo(cutter): ConnectInfo<Cutter>,
+    method: Method,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let mut request = app.arrived(Endpoint::Userinfo, &method);
+    let token = bearer(&headers, body);
+    let digest = token.as_ref().ok().and_then(Option::as_deref).map(Digest::of);
+    request.presented.access_token = digest.map(|digest| digest.fingerprint());
+    let presented = digest.map_or(Presented::Nothing, Presented::Access);
+    let arrival = Arrival::new(&app, request, Operation::Userinfo, presented);
+    detached(&cutter, async move { arrival.answer(&app, |app, _| Ok(who(app, token?.as_deref()))).await }).await
+}
+
+impl Arrival {
+    fn new(app: &App, mut request: Request, on: Operation, presented: Presented) -> Self {
+        let (mut subject, family) = app.book().arrived(on, &presented);
+        if subject.client_id.is_none() {
+            subject.client_id.clone_from(&request.client_id);
         }
-    };
-    request.client_id = named_client(headers, &form).map(|id| cut(&id));
-    request.grant_type = form.get("grant_type").map(cut);
-    request.presented.code = form.get("code").map(|code| Digest::of(code).fingerprint());
-    request.presented.refresh_token = form.get("refresh_token").map(|token| Digest::of(token).fingerprint());
-    let operation = match form.get("grant_type") {
-        Some("authorization_code") => Some(Operation::Exchange),
-        Some("refresh_token") => Some(Operation::Refresh),
-        _ => None,
-    };
-    let record = |answer: &Answer| app.recorder.add(request.decided(answer));
-    let Some(operation) = operation else {
-        let answer = Answer::from(no_grant(&form));
-        record(&answer);
-        return answer;
-    };
-    let work = |withhold| redeem(app, headers, &form, operation, withhold).unwrap_or_else(Answer::from);
-    app.faults.around(operation, work, record).await
+        request.person.clone_from(&subject.person);
+        request.family = family;
+        Self { request, subject, presented }
+    }
+
+    /// Meets the rules, does the work if they let it, and records both.
+    async fn answer(self, app: &App, work: impl FnOnce(&App, Acts) -> Result<Answer, Refusal>) -> Answer {
+        let Self { request, subject, presented } = self;
+        let work = |acts: Option<Acts>| match acts {
+            Some(acts) => work(app, acts).unwrap_or_else(Answer::from),
+            None => untouched(app, &presented),
+        };
+        app.faults.around(&subject, app.settings().seed, work, |answer| app.record(request.decided(answer))).await
+    }
+}
+
+impl UnderWay {
+    fn enter(app: &Arc<App>, operation: Operation, request: &mut Request) -> Option<Self> {
+        let family = request.family.clone().filter(|_| operation == Operation::Refresh)?;
+        request.overlap = app.book().families.began(&family);
+        Some(Self { app: Arc::clone(app), family })
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.app.book().families.left(&self.family);
+    }
+}
+
+/// What is known of a request that a rule answers before the provider does anything.
+fn untouched(app: &App, presented: &Presented) -> Answer {
+    let mut answer = Answer::new(StatusCode::OK);
+    if let Presented::Refresh(hash) = presented {
+        answer.reuse = app.book().reuse(hash, &app.settings(), app.clock.now());
+    }
+    answer
+}
+
+fn refused(app: &App, request: Request, refusal: Refusal) -> Response {
+    let answer = Answer::from(refusal);
+    app.record(request.decided(&answer));
+    answer.into_response()
 }
 
 fn no_grant(form: &Params) -> Refusal {
@@ -86,17 +170,12 @@ fn no_grant(form: &Params) -> Refusal {
     Refusal::new(OauthError::UnsupportedGrantType, why)
 }
 
-fn redeem(
-    app: &App,
-    headers: &HeaderMap,
-    form: &Params,
-    operation: Operation,
-    withhold_refresh: bool,
-) -> Result<Answer, Refusal> {
+fn redeem(app: &App, headers: &HeaderMap, form: &Params, operation: Operation, acts: Acts) -> Result<Answer, Refusal> {
     form.once()?;
-    let client = authenticate(&app.clients, headers, form)?;
     let settings = app.settings();
-    let terms = Terms { now: app.clock.now(), settings: &settings, minter: &app.minter, withhold_refresh };
+    let client = authenticate(&app.clients, &settings.client_secrets, headers, form)?;
+    let terms = Terms { now: app.clock.now(), settings: &settings, minter: &app.minter, acts };
+    let mut issued_again = None;
     let issued = if operation == Operation::Exchange {
         let ask = CodeAsk {
             code: form.get("code").ok_or_else(|| Refusal::request("code is missing"))?,
@@ -110,20 +189,23 @@ fn redeem(
         let narrowed = form.get("scope").map(|scope| Scopes::parse(Some(scope)));
         let malformed = || Refusal::new(OauthError::InvalidScope, "scope is malformed");
         let narrowed = narrowed.map(|scopes| scopes.ok_or_else(malformed)).transpose()?;
+        issued_again = Some(token).filter(|_| acts.repeat_refresh);
         app.book().redeem_refresh(&terms, token, &client.id, narrowed)?
     };
-    given(app, &terms, &issued)
+    given(app, &terms, &issued, issued_again)
 }
 
-/// The successful answer (RFC 6749 section 5.1, OIDC Core sections 3.1.3.3 and 12.2).
-fn given(app: &App, terms: &Terms<'_>, issued: &Issued) -> Result<Answer, Refusal> {
+/// The successful answer (RFC 6749 section 5.1, OIDC Core sections 3.1.3.3 and 12.2), with a refresh token that is told
+/// again in place of a new one.
+fn given(app: &App, terms: &Terms<'_>, issued: &Issued, again: Option<&str>) -> Result<Answer, Refusal> {
     let mut answer = Answer::new(StatusCode::OK)
         .with("access_token", issued.access.expose())
         .with("token_type", "Bearer")
         .with("expires_in", issued.lives.as_secs())
         .with("scope", issued.scopes.as_str());
-    if let Some(refresh) = &issued.refresh {
-        answer = answer.with("refresh_token", refresh.expose());
+    let refresh = again.or(issued.refresh.as_ref().map(Secret::expose));
+    if let Some(refresh) = refresh {
+        answer = answer.with("refresh_token", refresh);
     }
     if issued.scopes.has("openid") {
         let person = app.person(&issued.family.person).ok_or_else(|| Refusal::grant("the person is gone"))?;
@@ -135,32 +217,21 @@ fn given(app: &App, terms: &Terms<'_>, issued: &Issued) -> Result<Answer, Refusa
     answer.issued = Secrets {
         code: None,
         access_token: Some(issued.access.digest().fingerprint()),
-        refresh_token: issued.refresh.as_ref().map(|refresh| refresh.digest().fingerprint()),
+        refresh_token: refresh.map(|refresh| Digest::of(refresh).fingerprint()),
     };
+    answer.rotated = issued.rotated;
+    answer.reuse = issued.reuse;
     Ok(answer)
 }
 
-fn revoked(app: &App, headers: &HeaderMap, body: Body, request: &mut Request) -> Result<Answer, Refusal> {
-    let form = Params::form(headers, body)?;
-    request.client_id = named_client(headers, &form).map(|id| cut(&id));
-    let token = form.get("token");
-    let fingerprint = token.map(|token| Digest::of(token).fingerprint());
+fn revoked(app: &App, headers: &HeaderMap, form: &Params) -> Result<Answer, Refusal> {
     form.once()?;
-    let client = authenticate(&app.clients, headers, &form)?;
-    let token = token.ok_or_else(|| Refusal::request("token is missing"))?;
-    let now = app.clock.now();
+    let settings = app.settings();
+    let client = authenticate(&app.clients, &settings.client_secrets, headers, form)?;
+    let token = form.get("token").ok_or_else(|| Refusal::request("token is missing"))?;
+    let terms = Terms { now: app.clock.now(), settings: &settings, minter: &app.minter, acts: Acts::default() };
     let mut answer = Answer::new(StatusCode::OK);
-    match app.book().revoke(now, token, &client.id)? {
-        Revoked::Access { family } => {
-            request.presented.access_token = fingerprint;
-            answer.family = Some(family);
-        }
-        Revoked::Family { family } => {
-            request.presented.refresh_token = fingerprint;
-            answer.family = Some(family);
-        }
-        Revoked::Nothing => request.presented.refresh_token = fingerprint,
-    }
+    answer.family = app.book().revoke(&terms, token, &client.id)?;
     Ok(answer)
 }
 
@@ -183,9 +254,7 @@ fn bearer(headers: &HeaderMap, body: Body) -> Result<Option<String>, Refusal> {
 fn who(app: &App, token: Option<&str>) -> Answer {
     let Some(token) = token else {
         // RFC 6750 section 3.1: without a token the challenge names no error.
-        let mut answer = Answer::new(StatusCode::UNAUTHORIZED);
-        answer.challenge = Some("Bearer realm=\"sandbox\"");
-        return answer;
+        return Answer::new(StatusCode::UNAUTHORIZED).challenging("Bearer realm=\"sandbox\"");
     };
     let book = app.book();
     let live = book.live(token, app.clock.now());
@@ -199,8 +268,12 @@ fn who(app: &App, token: Option<&str>) -> Answer {
     answer
 }
 
-/// Runs to the end even if the connection is lost.
-async fn detached(work: impl Future<Output = Answer> + Send + 'static) -> Response {
+/// Runs to the end even if the connection is lost, or cuts it.
+async fn detached(cutter: &Cutter, work: impl Future<Output = Answer> + Send + 'static) -> Response {
     let done = tokio::spawn(work).await;
-    done.unwrap_or_else(|_| Refusal::new(OauthError::ServerError, "the sandbox failed").into()).into_response()
+    let answer = done.unwrap_or_else(|_| Refusal::new(OauthError::ServerError, "the sandbox failed").into());
+    if let Some(how) = answer.cut {
+        cutter.cut(how);
+    }
+    answer.into_response()
 }

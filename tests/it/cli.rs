@@ -11,7 +11,10 @@ const COMMANDS: [(&str, &[&str]); 34] = [
     ("", &["dev", "serve", "accounts", "Exit codes", "Examples"]),
     ("dev", &["--data-dir", "--grpc-addr", "--web-addr", "--ops-addr", "--token-ttl", "--json", "[default: 60s]"]),
     ("serve", &["--config", "--bootstrap-admin-key-file", "keys init"]),
-    ("sandbox", &["--addr", "--token-ttl", "--rotation", "--person", "--redirect-uri", "--state-file", "--json"]),
+    (
+        "sandbox",
+        &["--addr", "--token-ttl", "--rotation", "--person", "--redirect-uri", "--state-file", "/_sandbox/faults"],
+    ),
     ("migrate", &["--config"]),
     ("check-config", &["--config", "78"]),
     ("keys", &["init", "status"]),
@@ -78,7 +81,7 @@ fn wrong_usage_exits_with_2_and_says_what_is_right() {
         (&["providers", "create", "acme", "--client-id", "x", "--client-secret", "s"], "--client-secret"),
         (&["token", "get", "demo", "sandbox", "--api-key", "twk_x"], "--api-key"),
         (&["dev", "--grpc-addr", "0.0.0.0:50051"], "must be a loopback address"),
-        (&["sandbox", "--rotation", "sometimes"], "always, never or grace=<duration>"),
+        (&["sandbox", "--rotation", "sometimes"], "always, never, every=<number> or grace=<duration>"),
         (&["tokens"], "token"),
     ] {
         let output = run(arguments);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use token_wallet::proto::v1;
 use token_wallet::proto::v1::complete_link_request::Proof;
-use token_wallet::sandbox::{ErrorFault, Faults, Hold, Options, Person, TokenFaults, UserinfoFaults};
+use token_wallet::sandbox::{Effect, Options, Person, Rule};
 use tonic::Code;
 
 use crate::support::browser::{location, parameter};
@@ -298,8 +298,7 @@ on_both_engines! {
     async fn a_completion_whose_caller_leaves_is_finished_and_told_later(engine) {
         let harness = Harness::start(engine).await;
         let ticket = harness.ticket("u", "demo").await;
-        let exchange = TokenFaults { hold: Some(Hold::After), ..TokenFaults::default() };
-        harness.sandbox.set_faults(Faults { exchange, ..Faults::default() });
+        harness.sandbox.set_faults([Rule::exchange(Effect::Hold).after()]);
         let (mut accounts, sent) = (harness.accounts(), ticket.clone());
         let call = tokio::spawn(async move {
             let request = v1::CompleteLinkRequest { user_id: "u".into(), proof: Some(Proof::Ticket(sent)) };
@@ -316,13 +315,11 @@ on_both_engines! {
     async fn a_profile_that_cannot_be_read_at_once_is_read_later(engine) {
         let harness = Harness::start(engine).await;
         let ticket = harness.ticket("u", "demo").await;
-        let error = ErrorFault { status: 503, error: "temporarily_unavailable".into(), times: None };
-        let userinfo = UserinfoFaults { error: Some(error), ..UserinfoFaults::default() };
-        harness.sandbox.set_faults(Faults { userinfo, ..Faults::default() });
+        harness.sandbox.set_faults([Rule::userinfo(Effect::error(503, "temporarily_unavailable"))]);
         let told = harness.complete("u", &ticket).await.unwrap_err();
         assert_eq!(reason(&told), "PROVIDER_UNAVAILABLE");
         assert_eq!(harness.flow_states().await, ["exchanged"]);
-        harness.sandbox.set_faults(Faults::default());
+        harness.sandbox.clear_faults();
         harness.pass(Duration::from_secs(16));
         until("the parked answer became an account", async || harness.get("u").await.is_ok()).await;
         assert!(harness.complete("u", &ticket).await.unwrap().created);
@@ -332,8 +329,7 @@ on_both_engines! {
     async fn a_completion_that_meets_the_resume_job_tells_the_same_outcome(engine) {
         let harness = Harness::start(engine).await;
         let ticket = harness.ticket("u", "demo").await;
-        let userinfo = UserinfoFaults { hold: Some(Hold::Before), ..UserinfoFaults::default() };
-        harness.sandbox.set_faults(Faults { userinfo, ..Faults::default() });
+        harness.sandbox.set_faults([Rule::userinfo(Effect::Hold)]);
         let (mut accounts, sent) = (harness.accounts(), ticket.clone());
         let call = tokio::spawn(async move {
             let request = v1::CompleteLinkRequest { user_id: "u".into(), proof: Some(Proof::Ticket(sent)) };
@@ -358,8 +354,7 @@ on_both_engines! {
         for name in &names {
             tickets.push((name.clone(), harness.ticket(name, name).await));
         }
-        let exchange = TokenFaults { hold: Some(Hold::Before), ..TokenFaults::default() };
-        harness.sandbox.set_faults(Faults { exchange, ..Faults::default() });
+        harness.sandbox.set_faults([Rule::exchange(Effect::Hold)]);
         let completing = async |(name, ticket): (String, String)| harness.complete(&name, &ticket).await.map(drop);
         let all = futures_util::future::join_all(tickets.into_iter().map(completing));
         let look = async {
@@ -384,9 +379,7 @@ on_both_engines! {
             (503, "temporarily_unavailable", "FLOW_OUTCOME_UNKNOWN"),
         ] {
             let ticket = harness.ticket("u", "demo").await;
-            let fault = ErrorFault { status, error: error.into(), times: None };
-            let exchange = TokenFaults { error: Some(fault), ..TokenFaults::default() };
-            harness.sandbox.set_faults(Faults { exchange, ..Faults::default() });
+            harness.sandbox.set_faults([Rule::exchange(Effect::error(status, error))]);
             harness.sandbox.clear_requests();
             for _ in 0..2 {
                 assert_eq!(reason(&harness.complete("u", &ticket).await.unwrap_err()), told);

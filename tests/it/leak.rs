@@ -11,9 +11,7 @@ use prost::Message as _;
 use reqwest::{StatusCode, Url};
 use token_wallet::proto::v1;
 use token_wallet::proto::v1::complete_link_request::Proof;
-use token_wallet::sandbox::{
-    Client, DEFAULT_CLIENT_ID, ErrorFault, Faults, Options, Person, RedirectRule, TokenFaults, UserinfoFaults,
-};
+use token_wallet::sandbox::{Client, DEFAULT_CLIENT_ID, Effect, Options, Person, RedirectRule, Rule};
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
@@ -198,33 +196,29 @@ async fn flows(wallet: &Wallet, traces: &mut Traces, secrets: &mut Secrets) {
 
 /// Codes that the provider refuses, and a profile that it does not show.
 async fn refused_codes(wallet: &Wallet, traces: &mut Traces) {
-    let error = |status, error: &str| Some(ErrorFault { status, error: error.into(), times: None });
-    for fault in [error(400, "invalid_grant"), error(401, PEER), error(503, PEER), error(400, PEER)] {
+    for (status, error) in [(400, "invalid_grant"), (401, PEER), (503, PEER), (400, PEER)] {
         let ticket = wallet.ticket("five", "five").await;
-        let exchange = TokenFaults { error: fault, ..TokenFaults::default() };
-        wallet.sandbox.set_faults(Faults { exchange, ..Faults::default() });
+        wallet.sandbox.set_faults([Rule::exchange(Effect::error(status, error))]);
         traces.refused("refused code", wallet.complete("five", &ticket).await);
-        wallet.sandbox.set_faults(Faults::default());
+        wallet.sandbox.clear_faults();
     }
     let ticket = wallet.ticket("five", "five").await;
-    let userinfo = UserinfoFaults { error: error(403, PEER), ..UserinfoFaults::default() };
-    wallet.sandbox.set_faults(Faults { userinfo, ..Faults::default() });
+    wallet.sandbox.set_faults([Rule::userinfo(Effect::error(403, PEER))]);
     traces.refused("refused profile", wallet.complete("five", &ticket).await);
-    wallet.sandbox.set_faults(Faults::default());
+    wallet.sandbox.clear_faults();
 }
 
 /// Refreshes that give a token, are refused, or fail.
 async fn refreshes(wallet: &Wallet, traces: &mut Traces, secrets: &mut Secrets) {
-    let error = |status, error: &str| Some(ErrorFault { status, error: error.into(), times: None });
     let users = &USERS[4..];
     for user in users {
         wallet.link(user, user).await;
     }
-    let faults = [None, error(400, "invalid_grant"), error(503, PEER), error(401, PEER), error(418, PEER)];
-    for (user, fault) in users.iter().zip(faults) {
-        let refused = fault.is_some();
-        let refresh = TokenFaults { error: fault, ..TokenFaults::default() };
-        wallet.sandbox.set_faults(Faults { refresh, ..Faults::default() });
+    let errors = [None, Some((400, "invalid_grant")), Some((503, PEER)), Some((401, PEER)), Some((418, PEER))];
+    for (user, error) in users.iter().zip(errors) {
+        let refused = error.is_some();
+        let rule = error.map(|(status, error)| Rule::refresh(Effect::error(status, error)));
+        wallet.sandbox.set_faults(rule);
         wallet.age(user).await;
         let result = wallet.get(user, "sandbox").await;
         if refused {
@@ -234,7 +228,7 @@ async fn refreshes(wallet: &Wallet, traces: &mut Traces, secrets: &mut Secrets) 
         }
     }
     assert!(wallet.token_requests("refresh_token").len() >= users.len());
-    wallet.sandbox.set_faults(Faults::default());
+    wallet.sandbox.clear_faults();
     let requests = users.iter().map(|user| v1::GetAccessTokenRequest {
         user_id: (*user).into(),
         provider: "sandbox".into(),

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use token_wallet::sandbox::{Faults, Hold, Options, Person, Rotation, TokenFaults, UserinfoFaults};
+use token_wallet::sandbox::{Effect, Options, Person, Rotation, Rule, When};
 use tonic::Code;
 
 use crate::support::child::text;
@@ -13,10 +13,6 @@ use crate::support::service::Wallet;
 
 /// Well below the 20 s that a claim's lease would keep others waiting.
 const SOON: Duration = Duration::from_secs(10);
-
-fn refresh_held(hold: Hold) -> Faults {
-    Faults { refresh: TokenFaults { hold: Some(hold), ..TokenFaults::default() }, ..Faults::default() }
-}
 
 /// A sandbox whose dead refresh tokens answer once more within a minute.
 fn graceful() -> Options {
@@ -92,10 +88,10 @@ async fn s7_a_damaged_file_refuses_with_the_reason_and_is_not_overwritten() {
 
 #[tokio::test]
 async fn s5_killed_while_a_refresh_is_at_the_provider_it_is_fresh_soon_after_the_restart() {
-    for hold in [Hold::Before, Hold::After] {
+    for when in [When::Before, When::After] {
         let mut wallet = Wallet::running(Engine::Sqlite, graceful()).await;
         wallet.link("u", "demo").await;
-        wallet.sandbox.set_faults(refresh_held(hold));
+        wallet.sandbox.set_faults([Rule::refresh(Effect::Hold).when(when)]);
         wallet.age("%").await;
         wallet.sandbox.wait_held(1).await;
         wallet.kill();
@@ -103,43 +99,41 @@ async fn s5_killed_while_a_refresh_is_at_the_provider_it_is_fresh_soon_after_the
         wallet.sandbox.release();
         wallet.start().await;
         let token = tokio::time::timeout(SOON, wallet.get("u", "sandbox")).await.unwrap().unwrap();
-        assert!(wallet.is_accepted(&token.access_token).await, "{hold:?}");
+        assert!(wallet.is_accepted(&token.access_token).await, "{when:?}");
         // The lost answer's and its repetition's, both by the same refresh token.
         let requests = wallet.token_requests("refresh_token");
         let presented: Vec<_> = requests.iter().map(|request| &request.presented.refresh_token).collect();
-        assert_eq!(presented.len(), 2, "{hold:?}: {requests:?}");
-        assert_eq!(presented[0], presented[1], "{hold:?}");
+        assert_eq!(presented.len(), 2, "{when:?}: {requests:?}");
+        assert_eq!(presented[0], presented[1], "{when:?}");
     }
 }
 
 on_both_engines! {
     async fn s5_killed_while_a_code_is_at_the_provider_no_code_is_ever_sent_twice(engine) {
-        for hold in [Hold::Before, Hold::After] {
+        for when in [When::Before, When::After] {
             let mut wallet = Wallet::running(engine, Options::default()).await;
             let ticket = wallet.ticket("u", "demo").await;
-            let exchange = TokenFaults { hold: Some(hold), ..TokenFaults::default() };
-            wallet.sandbox.set_faults(Faults { exchange, ..Faults::default() });
+            wallet.sandbox.set_faults([Rule::exchange(Effect::Hold).when(when)]);
             complete_and_kill(&mut wallet, &ticket).await;
             wallet.sandbox.release();
             wallet.start().await;
             let told = wallet.complete("u", &ticket).await.unwrap_err();
             // PostgreSQL may have other replicas at work: there the flow is given up a minute later.
             let expected = if engine == Engine::Sqlite { "FLOW_OUTCOME_UNKNOWN" } else { "FLOW_IN_PROGRESS" };
-            assert_eq!(reason(&told), expected, "{hold:?}: {told:?}");
+            assert_eq!(reason(&told), expected, "{when:?}: {told:?}");
             assert_eq!(reason(&wallet.get("u", "sandbox").await.unwrap_err()), "ACCOUNT_NOT_LINKED");
-            assert_eq!(wallet.token_requests("authorization_code").len(), 1, "{hold:?}");
+            assert_eq!(wallet.token_requests("authorization_code").len(), 1, "{when:?}");
             // It can be begun again.
             wallet.link("u", "demo").await;
             assert!(wallet.is_accepted(&wallet.get("u", "sandbox").await.unwrap().access_token).await);
-            assert_eq!(wallet.token_requests("authorization_code").len(), 2, "{hold:?}");
+            assert_eq!(wallet.token_requests("authorization_code").len(), 2, "{when:?}");
         }
     }
 
     async fn s5_killed_after_the_exchange_the_link_is_finished_by_the_next_process(engine) {
         let mut wallet = Wallet::running(engine, Options::default()).await;
         let ticket = wallet.ticket("u", "demo").await;
-        let userinfo = UserinfoFaults { hold: Some(Hold::Before), ..UserinfoFaults::default() };
-        wallet.sandbox.set_faults(Faults { userinfo, ..Faults::default() });
+        wallet.sandbox.set_faults([Rule::userinfo(Effect::Hold)]);
         complete_and_kill(&mut wallet, &ticket).await;
         wallet.sandbox.release();
         // Long enough ago that nobody else can be taken to be at it.
@@ -160,7 +154,7 @@ on_both_engines! {
         for n in 0..USERS {
             wallet.link(&format!("p{n}"), &format!("p{n}")).await;
         }
-        wallet.sandbox.set_faults(refresh_held(Hold::Before));
+        wallet.sandbox.set_faults([Rule::refresh(Effect::Hold)]);
         wallet.age("%").await;
         let users: Vec<_> = (0..USERS).map(|n| format!("p{n}")).collect();
         let gets = futures_util::future::join_all(users.iter().map(|user| wallet.get(user, "sandbox")));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes_of::Raw;
-use token_wallet::sandbox::{Faults, Hold, TokenFaults};
+use token_wallet::sandbox::{Effect, Rule};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::{Code, Request, Status};
 
@@ -125,8 +125,7 @@ async fn g7_a_deadline_is_kept_while_the_provider_hangs() {
     let harness = Harness::start(Engine::Sqlite).await;
     harness.link("u", "demo").await;
     harness.pass(Duration::from_hours(2));
-    let refresh = TokenFaults { hold: Some(Hold::After), ..TokenFaults::default() };
-    harness.sandbox.set_faults(Faults { refresh, ..Faults::default() });
+    harness.sandbox.set_faults([Rule::refresh(Effect::Hold).after()]);
     let mut request = Request::new(token_wallet::proto::v1::GetAccessTokenRequest {
         user_id: "u".into(),
         provider: "sandbox".into(),

@@ -3,11 +3,10 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use serde_json::Value;
 use token_wallet::proto::v1;
 use token_wallet::proto::v1::batch_get_access_tokens_response::result::Result as BatchResult;
-use token_wallet::sandbox::{
-    ErrorFault, ExpiresInFault, Faults, Hold, Options, Person, RefreshTokenFault, Rotation, TokenFaults,
-};
+use token_wallet::sandbox::{Effect, Options, Person, Rotation, Rule};
 use tonic::Code;
 
 use crate::support::harness::{Harness, on_both_engines, reason, until};
@@ -15,10 +14,6 @@ use crate::support::harness::{Harness, on_both_engines, reason, until};
 fn min_ttl(user: &str, seconds: i64) -> v1::GetAccessTokenRequest {
     let min_ttl = Some(prost_types::Duration { seconds, nanos: 0 });
     v1::GetAccessTokenRequest { user_id: user.into(), min_ttl, ..Default::default() }
-}
-
-fn on_refresh(refresh: TokenFaults) -> Faults {
-    Faults { refresh, ..Faults::default() }
 }
 
 /// No refresh token was presented twice.
@@ -73,7 +68,7 @@ on_both_engines! {
         let harness = Harness::start(engine).await;
         harness.link("u", "demo").await;
         harness.pass(Duration::from_hours(2));
-        harness.sandbox.set_faults(on_refresh(TokenFaults { hold: Some(Hold::Before), ..TokenFaults::default() }));
+        harness.sandbox.set_faults([Rule::refresh(Effect::Hold)]);
         let gets: Vec<_> = (0..1_000)
             .map(|_| {
                 let mut wallet = harness.wallet();
@@ -99,7 +94,7 @@ on_both_engines! {
         let harness = Harness::start(engine).await;
         harness.link("u", "demo").await;
         harness.pass(Duration::from_hours(2));
-        harness.sandbox.set_faults(on_refresh(TokenFaults { hold: Some(Hold::Before), ..TokenFaults::default() }));
+        harness.sandbox.set_faults([Rule::refresh(Effect::Hold)]);
         let gets: Vec<_> = (0..1_000)
             .map(|_| {
                 let mut wallet = harness.wallet();
@@ -138,7 +133,7 @@ on_both_engines! {
         let harness = Harness::start(engine).await;
         harness.link("u", "demo").await;
         harness.pass(Duration::from_hours(2));
-        harness.sandbox.set_faults(on_refresh(TokenFaults { hold: Some(Hold::After), ..TokenFaults::default() }));
+        harness.sandbox.set_faults([Rule::refresh(Effect::Hold).after()]);
         let mut wallet = harness.wallet();
         let get = tokio::spawn(async move {
             let request = v1::GetAccessTokenRequest { user_id: "u".into(), provider: "sandbox".into(), ..Default::default() };
@@ -156,7 +151,7 @@ on_both_engines! {
         let harness = Harness::start(engine).await;
         harness.link("u", "demo").await;
         harness.pass(Duration::from_hours(2));
-        harness.sandbox.set_faults(on_refresh(TokenFaults { hold: Some(Hold::After), ..TokenFaults::default() }));
+        harness.sandbox.set_faults([Rule::refresh(Effect::Hold).after()]);
         let message = v1::GetAccessTokenRequest { user_id: "u".into(), provider: "sandbox".into(), ..Default::default() };
         let mut request = tonic::Request::new(message);
         request.set_timeout(Duration::from_millis(300));
@@ -171,16 +166,17 @@ on_both_engines! {
     async fn p1_a_refresh_answer_without_a_refresh_token_keeps_the_old_one(engine) {
         let harness = Harness::start(engine).await;
         harness.link("u", "demo").await;
-        for fault in [RefreshTokenFault::Omit, RefreshTokenFault::Empty, RefreshTokenFault::Null] {
+        let put = |value: Value| Effect::set("refresh_token", value);
+        for effect in [Effect::omit("refresh_token"), put("".into()), put(Value::Null)] {
             harness.pass(Duration::from_hours(2));
-            harness.sandbox.set_faults(on_refresh(TokenFaults { refresh_token: Some(fault), ..TokenFaults::default() }));
+            harness.sandbox.set_faults([Rule::refresh(effect.clone())]);
             let token = harness.get("u").await.unwrap().access_token;
-            assert!(harness.is_accepted(&token).await, "{fault:?}");
+            assert!(harness.is_accepted(&token).await, "{effect:?}");
         }
         let presented: HashSet<_> =
             harness.refreshes().into_iter().map(|request| request.presented.refresh_token).collect();
         assert_eq!(presented.len(), 1, "the one refresh token served three times");
-        harness.sandbox.set_faults(Faults::default());
+        harness.sandbox.clear_faults();
         harness.pass(Duration::from_hours(2));
         harness.get("u").await.unwrap();
         assert_eq!(harness.refreshes().len(), 4);
@@ -201,8 +197,8 @@ on_both_engines! {
             (Some("1000000000000000000"), 400 * 86_400),
         ] {
             harness.pass(Duration::from_hours(24 * 401));
-            let fault = raw.map_or(ExpiresInFault::Omit, |raw| ExpiresInFault::Raw(raw.into()));
-            harness.sandbox.set_faults(on_refresh(TokenFaults { expires_in: Some(fault), ..TokenFaults::default() }));
+            let effect = raw.map_or(Effect::omit("expires_in"), |raw| Effect::raw("expires_in", raw));
+            harness.sandbox.set_faults([Rule::refresh(effect)]);
             let before = harness.refreshes().len();
             let now = harness.clock.now().millis() / 1000;
             for _ in 0..3 {
@@ -264,7 +260,7 @@ on_both_engines! {
     async fn a_refresh_that_outlives_its_lease_is_not_sent_again_by_the_sweep(engine) {
         let harness = Harness::start(engine).await;
         harness.link("u", "demo").await;
-        harness.sandbox.set_faults(on_refresh(TokenFaults { hold: Some(Hold::After), ..TokenFaults::default() }));
+        harness.sandbox.set_faults([Rule::refresh(Effect::Hold).after()]);
         harness.pass(Duration::from_mins(56));
         harness.sandbox.wait_held(1).await;
         // The clock steps, or the store was away: the lease is over and the answer is not stored.
@@ -287,7 +283,7 @@ on_both_engines! {
         for name in &names {
             harness.link(name, name).await;
         }
-        harness.sandbox.set_faults(on_refresh(TokenFaults { hold: Some(Hold::After), ..TokenFaults::default() }));
+        harness.sandbox.set_faults([Rule::refresh(Effect::Hold).after()]);
         harness.pass(Duration::from_mins(56));
         harness.sandbox.wait_held(16).await;
         let (grpc, http) = (harness.addresses().grpc, harness.http.clone());
@@ -310,8 +306,7 @@ on_both_engines! {
         let harness = Harness::start(engine).await;
         let account = harness.link("u", "demo").await;
         harness.pass(Duration::from_hours(2));
-        let refuse = ErrorFault { status: 400, error: "invalid_grant".into(), times: None };
-        harness.sandbox.set_faults(on_refresh(TokenFaults { error: Some(refuse), ..TokenFaults::default() }));
+        harness.sandbox.set_faults([Rule::refresh(Effect::error(400, "invalid_grant"))]);
         let refused = harness.get("u").await.unwrap_err();
         assert_eq!(reason(&refused), "PROVIDER_UNAVAILABLE", "{refused}");
         assert_eq!(reason(&harness.get("u").await.unwrap_err()), "PROVIDER_UNAVAILABLE", "no request for each call");
@@ -331,7 +326,7 @@ on_both_engines! {
         assert_eq!(shown.state(), v1::external_account::State::ReauthorizationRequired);
         assert_eq!(shown.state_reason, "invalid_grant");
         // A new consent brings it back, as the same account.
-        harness.sandbox.set_faults(Faults::default());
+        harness.sandbox.clear_faults();
         assert_eq!(harness.link("u", "demo").await.id, shown.id);
         assert!(harness.is_accepted(&harness.get("u").await.unwrap().access_token).await);
     }
@@ -340,8 +335,7 @@ on_both_engines! {
         let harness = Harness::start(engine).await;
         harness.link("u", "demo").await;
         harness.pass(Duration::from_hours(2));
-        let refuse = ErrorFault { status: 400, error: "invalid_grant".into(), times: Some(1) };
-        harness.sandbox.set_faults(on_refresh(TokenFaults { error: Some(refuse), ..TokenFaults::default() }));
+        harness.sandbox.set_faults([Rule::refresh(Effect::error(400, "invalid_grant")).times(1)]);
         harness.get("u").await.unwrap_err();
         harness.pass(Duration::from_secs(6));
         until("it is served again", async || harness.get("u").await.is_ok()).await;
@@ -352,10 +346,9 @@ on_both_engines! {
         let harness = Harness::with(engine, Options { rotation: Rotation::Grace(Duration::from_mins(5)), ..Options::default() }).await;
         harness.link("u", "demo").await;
         harness.pass(Duration::from_hours(2));
-        let unreadable = ExpiresInFault::Raw("}{".into());
-        harness.sandbox.set_faults(on_refresh(TokenFaults { expires_in: Some(unreadable), ..TokenFaults::default() }));
+        harness.sandbox.set_faults([Rule::refresh(Effect::Truncate(20))]);
         assert_eq!(reason(&harness.get("u").await.unwrap_err()), "PROVIDER_UNAVAILABLE");
-        harness.sandbox.set_faults(Faults::default());
+        harness.sandbox.clear_faults();
         harness.pass(Duration::from_secs(19));
         assert_eq!(reason(&harness.get("u").await.unwrap_err()), "PROVIDER_UNAVAILABLE", "the provider may have acted");
         assert_eq!(harness.refreshes().len(), 1);
@@ -367,14 +360,13 @@ on_both_engines! {
     async fn an_outage_ends_nothing_and_the_token_at_hand_is_served_while_it_lives(engine) {
         let harness = Harness::start(engine).await;
         harness.link("u", "demo").await;
-        let error = ErrorFault { status: 503, error: "temporarily_unavailable".into(), times: None };
-        harness.sandbox.set_faults(on_refresh(TokenFaults { error: Some(error), ..TokenFaults::default() }));
+        harness.sandbox.set_faults([Rule::refresh(Effect::error(503, "temporarily_unavailable"))]);
         harness.pass(Duration::from_secs(3_600 - 45));
         assert!(harness.is_accepted(&harness.get("u").await.unwrap().access_token).await, "45 s are left");
         harness.pass(Duration::from_mins(1));
         let refused = harness.get("u").await.unwrap_err();
         assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "PROVIDER_UNAVAILABLE"));
-        harness.sandbox.set_faults(Faults::default());
+        harness.sandbox.clear_faults();
         harness.pass(Duration::from_hours(1));
         assert!(harness.is_accepted(&harness.get("u").await.unwrap().access_token).await);
         assert_eq!(harness.database().await.events().await, ["account.linked"]);
@@ -436,7 +428,7 @@ on_both_engines! {
         let harness = Harness::start(engine).await;
         let account = harness.link("u", "demo").await;
         harness.pass(Duration::from_hours(2));
-        harness.sandbox.set_faults(on_refresh(TokenFaults { hold: Some(Hold::After), ..TokenFaults::default() }));
+        harness.sandbox.set_faults([Rule::refresh(Effect::Hold).after()]);
         let mut wallet = harness.wallet();
         let waiting = tokio::spawn(async move {
             let request = v1::GetAccessTokenRequest { user_id: "u".into(), provider: "sandbox".into(), ..Default::default() };
@@ -452,7 +444,7 @@ on_both_engines! {
         assert_eq!(harness.database().await.events().await, ["account.linked", "account.unlinked"]);
         assert_eq!(harness.database().await.texts("SELECT state FROM grants").await, ["ending"]);
         // Linking again makes a new account.
-        harness.sandbox.set_faults(Faults::default());
+        harness.sandbox.clear_faults();
         assert_ne!(harness.link("u", "demo").await.id, account.id);
         assert!(harness.is_accepted(&harness.get("u").await.unwrap().access_token).await);
     }

@@ -1,4 +1,4 @@
-//! The request log, the settings and the fault switches.
+//! The request log, the settings, and what becomes of a request whose caller or sandbox goes away.
 
 use super::*;
 
@@ -49,89 +49,11 @@ async fn settings_change_while_it_runs_and_nonsense_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_withheld_refresh_token_leaves_the_presented_one_good() {
-    let scene = Scene::plain().await;
-    let first = scene.linked(ALL).await;
-    for (fault, seen) in [("omit", None), ("empty", Some(json!(""))), ("null", Some(Value::Null))] {
-        scene.put("/_sandbox/faults", &json!({ "refresh": { "refresh_token": fault } })).await;
-        let (status, answer) = scene.refresh(text(&first, "refresh_token")).await;
-        assert_eq!((status, answer.get("refresh_token").cloned()), (StatusCode::OK, seen));
-        assert!(scene.lives(text(&answer, "access_token")).await);
-    }
-    let exchange = TokenFaults { refresh_token: Some(RefreshTokenFault::Omit), ..TokenFaults::default() };
-    scene.sandbox.set_faults(Faults { exchange, ..Faults::default() });
-    assert!(scene.linked(ALL).await.get("refresh_token").is_none());
-    assert!(scene.refresh(text(&first, "refresh_token")).await.1["refresh_token"].is_string());
-}
-
-#[tokio::test]
-async fn expires_in_can_be_anything_while_the_token_lives_as_ever() {
-    let scene = Scene::new(Options { rotation: Rotation::Never, ..Options::default() }).await;
-    let first = scene.linked(ALL).await;
-    for raw in ["null", "\"3600\"", "3599.5", "0", "-1", "1000000000000000000", "1e400", "\"soon\""] {
-        scene.put("/_sandbox/faults", &json!({ "refresh": { "expires_in": { "raw": raw } } })).await;
-        let form = [("grant_type", "refresh_token"), ("refresh_token", text(&first, "refresh_token"))];
-        let body = scene.token(&form).await.text().await.unwrap();
-        assert!(body.contains(&format!("\"expires_in\":{raw}")), "{raw}");
-    }
-    let refresh = TokenFaults { expires_in: Some(ExpiresInFault::Omit), ..TokenFaults::default() };
-    scene.sandbox.set_faults(Faults { refresh, ..Faults::default() });
-    let (_, answer) = scene.refresh(text(&first, "refresh_token")).await;
-    assert!(answer.get("expires_in").is_none() && scene.lives(text(&answer, "access_token")).await);
-    scene.http.delete(scene.url("/_sandbox/faults")).send().await.unwrap();
-    assert_eq!(scene.refresh(text(&first, "refresh_token")).await.1["expires_in"], 3600);
-}
-
-#[tokio::test]
-async fn an_injected_error_is_told_as_often_as_asked_and_spends_nothing() {
-    let scene = Scene::plain().await;
-    let first = scene.linked(ALL).await;
-    let fault = json!({ "refresh": { "error": { "status": 400, "error": "invalid_grant", "times": 2 } } });
-    scene.put("/_sandbox/faults", &fault).await;
-    for _ in 0..2 {
-        assert_eq!(refused(scene.refresh(text(&first, "refresh_token")).await), "invalid_grant");
-    }
-    let request = scene.last(Endpoint::Token);
-    assert_eq!((request.status, request.error.as_deref()), (400, Some("invalid_grant")));
-    assert_eq!(request.presented.refresh_token, Some(Sandbox::fingerprint(text(&first, "refresh_token"))));
-    assert_eq!(scene.refresh(text(&first, "refresh_token")).await.0, 200);
-    let error = ErrorFault { status: 503, error: "temporarily_unavailable".into(), times: None };
-    let userinfo = UserinfoFaults { error: Some(error), hold: None };
-    scene.sandbox.set_faults(Faults { userinfo, ..Faults::default() });
-    for _ in 0..2 {
-        assert_eq!(scene.userinfo(text(&first, "access_token")).await.status(), 503);
-    }
-    assert_eq!(scene.put("/_sandbox/faults", &json!({ "refresh": { "typo": 1 } })).await.0, 400);
-    assert!(!scene.lives(text(&first, "access_token")).await, "a refused change changes nothing");
-}
-
-#[tokio::test]
-async fn a_held_request_waits_before_or_after_the_work() {
-    let scene = Scene::plain().await;
-    let first = scene.linked(ALL).await;
-    for (place, done) in [("before", 0), ("after", 1)] {
-        scene.put("/_sandbox/faults", &json!({ "exchange": { "hold": place } })).await;
-        let code = scene.code(ALL).await;
-        let decided = scene.sandbox.requests().len();
-        let act = async {
-            assert_eq!(scene.get("/_sandbox/faults?held=1").await.1["held"], 1);
-            assert_eq!(scene.sandbox.requests().len(), decided + done, "{place}");
-            assert_eq!(scene.refresh(text(&first, "refresh_token")).await.0, if done == 0 { 200 } else { 400 });
-            scene.http.post(scene.url("/_sandbox/faults/release")).send().await.unwrap();
-        };
-        let ((status, _), ()) = tokio::join!(scene.exchange(&code, VERIFIER), act);
-        assert_eq!(status, 200);
-    }
-    assert_eq!(scene.get("/_sandbox/faults?held=0").await.1, json!({ "held": 0, "faults": Faults::default() }));
-}
-
-#[tokio::test]
 async fn what_has_arrived_is_done_even_if_its_caller_goes_away() {
     let scene = Scene::plain().await;
     let first = scene.linked(ALL).await;
     let old = text(&first, "refresh_token");
-    let refresh = TokenFaults { hold: Some(Hold::Before), ..TokenFaults::default() };
-    scene.sandbox.set_faults(Faults { refresh, ..Faults::default() });
+    scene.sandbox.set_faults([Rule::refresh(Effect::Hold)]);
     tokio::select! {
         _ = scene.refresh(old) => panic!("the answer was not held"),
         () = scene.sandbox.wait_held(1) => {}
@@ -155,8 +77,7 @@ async fn what_has_arrived_is_done_even_if_its_caller_goes_away() {
 async fn a_shutdown_answers_what_is_held_and_frees_the_port() {
     let scene = Scene::plain().await;
     let first = scene.linked(ALL).await;
-    let refresh = TokenFaults { hold: Some(Hold::Before), ..TokenFaults::default() };
-    scene.sandbox.set_faults(Faults { refresh, ..Faults::default() });
+    scene.sandbox.set_faults([Rule::refresh(Effect::Hold)]);
     let (url, addr) = (scene.url("/token"), scene.sandbox.addr());
     let form = [("grant_type", "refresh_token"), ("refresh_token", text(&first, "refresh_token"))];
     let held = scene.http.post(url).basic_auth(DEFAULT_CLIENT_ID, Some(DEFAULT_CLIENT_SECRET)).form(&form).send();

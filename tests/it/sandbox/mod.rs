@@ -1,7 +1,10 @@
 //! The sandbox provider, driven over real HTTP.
 
 mod control;
+mod docs;
+mod faults;
 mod flow;
+mod grants;
 mod tokens;
 
 use std::io::Write as _;
@@ -14,8 +17,8 @@ use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use token_wallet::clock::{Clock, Hand, Timestamp};
 use token_wallet::sandbox::{
-    self, Client, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Endpoint, ErrorFault, ExpiresInFault, Faults, Hold,
-    Options, RedirectRule, RefreshTokenFault, Request, Rotation, Sandbox, TokenFaults, UserinfoFaults,
+    self, Client, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Effect, Ending, Endpoint, Grant, Options, RedirectRule,
+    Repeated, Reply, Request, Reuse, Rotation, Rule, Sandbox, When,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -69,7 +72,11 @@ impl Scene {
     }
 
     async fn code(&self, scope: &str) -> String {
-        let answer = self.decide(self.authorization(scope, &[]), &[("person", "demo"), ("decision", "approve")]).await;
+        self.code_of("demo", scope).await
+    }
+
+    async fn code_of(&self, person: &str, scope: &str) -> String {
+        let answer = self.decide(self.authorization(scope, &[]), &[("person", person), ("decision", "approve")]).await;
         told(&answer, "code").unwrap()
     }
 
@@ -89,13 +96,22 @@ impl Scene {
     }
 
     async fn linked(&self, scope: &str) -> Value {
-        let (status, answer) = self.exchange(&self.code(scope).await, VERIFIER).await;
+        self.linked_as("demo", scope).await
+    }
+
+    async fn linked_as(&self, person: &str, scope: &str) -> Value {
+        let (status, answer) = self.exchange(&self.code_of(person, scope).await, VERIFIER).await;
         assert_eq!(status, 200, "{}", answer["error_description"]);
         answer
     }
 
     async fn refresh(&self, token: &str) -> (StatusCode, Value) {
         read(self.token(&[("grant_type", "refresh_token"), ("refresh_token", token)]).await).await
+    }
+
+    async fn revoke(&self, token: &str) -> StatusCode {
+        let request = self.http.post(self.url("/revoke")).basic_auth(DEFAULT_CLIENT_ID, Some(DEFAULT_CLIENT_SECRET));
+        request.form(&[("token", token)]).send().await.unwrap().status()
     }
 
     async fn userinfo(&self, token: &str) -> Response {

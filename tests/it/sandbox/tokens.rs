@@ -82,18 +82,14 @@ async fn revoking_an_access_token_ends_it_and_revoking_a_refresh_token_ends_all(
     let scene = Scene::new(options).await;
     let first = scene.linked(ALL).await;
     let second = scene.refresh(text(&first, "refresh_token")).await.1;
-    let revoke = async |token: &str| {
-        let request = scene.http.post(scene.url("/revoke")).basic_auth(DEFAULT_CLIENT_ID, Some(DEFAULT_CLIENT_SECRET));
-        request.form(&[("token", token)]).send().await.unwrap().status()
-    };
     let foreign = [("token", text(&second, "refresh_token")), ("client_id", "phone")];
     let foreign = scene.http.post(scene.url("/revoke")).form(&foreign).send().await.unwrap();
     assert_eq!(refused(read(foreign).await), "unauthorized_client");
-    assert_eq!(revoke("sbx_at_nothing").await, 200);
-    assert_eq!(revoke(text(&first, "access_token")).await, 200);
+    assert_eq!(scene.revoke("sbx_at_nothing").await, 200);
+    assert_eq!(scene.revoke(text(&first, "access_token")).await, 200);
     assert!(!scene.lives(text(&first, "access_token")).await);
     assert!(scene.lives(text(&second, "access_token")).await);
-    assert_eq!(revoke(text(&second, "refresh_token")).await, 200);
+    assert_eq!(scene.revoke(text(&second, "refresh_token")).await, 200);
     assert!(!scene.lives(text(&second, "access_token")).await);
     assert_eq!(refused(scene.refresh(text(&second, "refresh_token")).await), "invalid_grant");
 }
@@ -170,8 +166,7 @@ async fn the_state_file_survives_a_restart_and_a_torn_last_line() {
     let scene = Scene::new(kept()).await;
     let (tokens, gone) = (scene.linked(ALL).await, scene.linked(ALL).await);
     let used = scene.refresh(text(&tokens, "refresh_token")).await.1;
-    let revoke = scene.http.post(scene.url("/revoke")).basic_auth(DEFAULT_CLIENT_ID, Some(DEFAULT_CLIENT_SECRET));
-    revoke.form(&[("token", text(&gone, "refresh_token"))]).send().await.unwrap();
+    scene.revoke(text(&gone, "refresh_token")).await;
     let unspent = scene.code(ALL).await;
     let key = scene.get("/jwks").await.1;
     assert!(sandbox::start(kept()).await.is_err(), "a state file belongs to one sandbox");
