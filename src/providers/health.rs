@@ -88,7 +88,7 @@ impl Registry {
                 Ok(true) => tracing::info!(provider = %provider.slug, "the provider takes our credentials again"),
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!(provider = %provider.slug, %error, "could not note that a provider recovered")
+                    tracing::warn!(provider = %provider.slug, %error, "could not note that a provider recovered");
                 }
             }
         }
