@@ -265,9 +265,9 @@ mod tests {
         let at = |secs: i64| Some(Timestamp::from_millis(secs * 1000));
         let now = Timestamp::from_millis(10_000);
         let standing = |misconfigured_at, frozen_until, paused_until| Standing {
+            paused_until,
             misconfigured_at,
             frozen_until,
-            paused_until,
             ..Standing::default()
         };
         for (standing, health) in [

@@ -93,7 +93,7 @@ impl Registry {
                 }
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!(provider = %provider.slug, %error, "could not note that a provider recovered")
+                    tracing::warn!(provider = %provider.slug, %error, "could not note that a provider recovered");
                 }
             }
         }

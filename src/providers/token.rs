@@ -160,7 +160,10 @@ const fn malformed() -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::providers::provider::tests::provider;
+    use crate::domain::ids::ProviderSecretId;
+    use crate::domain::secret::ClientSecret;
+    use crate::providers::provider::secret_owner;
+    use crate::providers::provider::tests::{NOW, provider};
 
     const REDIRECT: &str = "https://wallet.example.com/oauth/callback/example";
 
@@ -213,6 +216,19 @@ mod tests {
     }
 
     #[test]
+    fn a_refresh_goes_out_with_the_secret_that_it_is_given() {
+        let mut provider = provider(Some("old"), "");
+        let id = ProviderSecretId::new(NOW);
+        let owner = secret_owner(id, provider.id);
+        let secret = provider.wire.vault.seal(&ClientSecret::new("new"), &owner.owner()).unwrap();
+        provider.secrets.insert(0, ProviderSecretRow { id, secret, created_at: NOW, last_used_at: None });
+        for (secret, sent) in provider.secrets_in_order().zip(["Basic Y2xpZW50KzE6bmV3", "Basic Y2xpZW50KzE6b2xk"]) {
+            let request = provider.refresh_request(&RefreshToken::new("rt"), Some(secret)).unwrap();
+            assert_eq!(authorization(&request), Some(sent));
+        }
+    }
+
+    #[test]
     fn no_verifier_is_shown_where_no_challenge_was() {
         let request = exchange(&provider(None, "pkce = \"unsupported\""));
         assert!(!body(&request).contains("code_verifier"));
@@ -221,7 +237,7 @@ mod tests {
     #[test]
     fn a_secret_that_does_not_open_is_no_fault_of_the_grant() {
         let mut provider = provider(Some("s"), "");
-        provider.id = crate::domain::ids::ProviderId::new(crate::providers::provider::tests::NOW);
+        provider.id = crate::domain::ids::ProviderId::new(NOW);
         let refused = provider.refresh_request(&RefreshToken::new("rt"), provider.secrets.first()).err();
         assert_eq!(refused, Some(Verdict::Misconfigured("client_secret_sealed".to_owned())));
     }

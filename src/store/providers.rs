@@ -125,10 +125,10 @@ statements! {
     // Whatever refuses our credentials may be cured by this: the next request may try them.
     UPDATE {
         "UPDATE providers SET probe_at = NULL,
-            display_name = CASE WHEN $2 IS NULL THEN display_name ELSE NULLIF($2, '') END,
+            display_name = NULLIF(COALESCE($2, display_name), ''),
             additional_scopes = COALESCE($3, additional_scopes),
-            requests_per_second = CASE WHEN $4 IS NULL THEN requests_per_second ELSE NULLIF($4, 0) END,
-            max_in_flight = CASE WHEN $5 IS NULL THEN max_in_flight ELSE NULLIF($5, 0) END,
+            requests_per_second = NULLIF(COALESCE($4, requests_per_second), 0),
+            max_in_flight = NULLIF(COALESCE($5, max_in_flight), 0),
             frozen_until = CASE WHEN $6 THEN NULL ELSE frozen_until END
          WHERE slug = $1 AND deleted_at IS NULL"
     }

@@ -32,7 +32,7 @@ statements! {
             misconfigured_at = CASE WHEN blamed_by <> $2 OR NOT EXISTS (
                 SELECT 1 FROM external_accounts a JOIN grants g ON g.account_id = a.id AND g.is_current
                 WHERE a.provider_id = $1 AND a.state <> 'unlinked' AND g.id <> $2
-                    AND g.state IN ('active', 'suspect') AND g.refresh_token IS NOT NULL) THEN $3 END
+                    AND g.state IN ('active', 'suspect') AND g.refresh_token IS NOT NULL) THEN $3 ELSE misconfigured_at END
          WHERE id = $1 AND deleted_at IS NULL AND misconfigured_at IS NULL
          RETURNING id, misconfigured_at"
     }

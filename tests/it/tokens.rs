@@ -285,7 +285,7 @@ on_both_engines! {
         }
         harness.sandbox.set_faults([Rule::refresh(Effect::Hold).after()]);
         harness.pass(Duration::from_mins(56));
-        harness.sandbox.wait_held(16).await;
+        harness.sandbox.wait_held(11).await;
         let (grpc, http) = (harness.addresses().grpc, harness.http.clone());
         let release = format!("{}/_sandbox/faults/release", harness.sandbox.base_url());
         let releasing = tokio::spawn(async move {
@@ -296,9 +296,9 @@ on_both_engines! {
         });
         harness.stop().await;
         releasing.await.unwrap();
-        assert_eq!(harness.refreshes().len(), 16, "what would have to be cut off is not begun");
+        assert_eq!(harness.refreshes().len(), 11, "what would have to be cut off is not begun");
         let database = harness.database().await;
-        assert_eq!(database.number("SELECT COUNT(*) FROM grants WHERE committed_fence = 1").await, 16);
+        assert_eq!(database.number("SELECT COUNT(*) FROM grants WHERE committed_fence = 1").await, 11);
         assert_eq!(database.number("SELECT COUNT(*) FROM grants WHERE lease_until IS NOT NULL").await, 0);
     }
 
