@@ -5,20 +5,19 @@ use std::time::Duration;
 use prost_types::FieldMask;
 use token_wallet::proto::v1;
 use token_wallet::proto::v1::ProviderState;
-use token_wallet::sandbox::{DEFAULT_CLIENT_SECRET, ErrorFault, Faults, Hold, Options, Person, TokenFaults};
+use token_wallet::sandbox::{DEFAULT_CLIENT_SECRET, Effect, Options, Person, Rule};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::support::harness::{Harness, on_both_engines, reason, until};
 
 /// What is refused, where.
-fn refusing(status: u16, error: &str) -> Faults {
-    let error = Some(ErrorFault { status, error: error.into(), times: None });
-    Faults { refresh: TokenFaults { error, ..TokenFaults::default() }, ..Faults::default() }
+fn refusing(status: u16, error: &str) -> Vec<Rule> {
+    vec![Rule::refresh(Effect::error(status, error))]
 }
 
 /// A wallet with this many linked users, `u0` to …, whose tokens are dead, at a sandbox with these faults.
-async fn with_dead_tokens(engine: crate::support::harness::Engine, users: usize, faults: Faults) -> Harness {
+async fn with_dead_tokens(engine: crate::support::harness::Engine, users: usize, faults: Vec<Rule>) -> Harness {
     let people = (0..=users).map(|n| Person::named(&format!("p{n}"))).collect();
     let harness = Harness::with(engine, Options { people, ..Options::default() }).await;
     for n in 0..users {
@@ -184,7 +183,7 @@ on_both_engines! {
         assert!(harness.refreshes().len() <= asked + 3);
         metric_is(&harness, "token_wallet_provider_misconfigured{provider=\"sandbox\"} 1").await;
 
-        harness.sandbox.set_faults(Faults::default());
+        harness.sandbox.clear_faults();
         harness.get("u0").await.unwrap_err();
         // The grant that was tried last has a wait of its own, of a few seconds.
         harness.pass(Duration::from_secs(6));
@@ -204,7 +203,7 @@ on_both_engines! {
         assert_eq!(reason(&harness.get("u0").await.unwrap_err()), "PROVIDER_UNAVAILABLE");
         assert_eq!(state(&harness).await, ProviderState::Paused);
         let asked = harness.refreshes().len();
-        harness.sandbox.set_faults(Faults::default());
+        harness.sandbox.clear_faults();
         for user in ["u0", "u1", "u2"] {
             assert_eq!(reason(&harness.get(user).await.unwrap_err()), "PROVIDER_UNAVAILABLE");
         }
@@ -231,7 +230,7 @@ on_both_engines! {
         }
         metric_is(&harness, "token_wallet_breaker_open{provider=\"sandbox\"} 1").await;
         let asked = harness.refreshes().len();
-        harness.sandbox.set_faults(Faults::default());
+        harness.sandbox.clear_faults();
         let ticket = harness.ticket("new", "p12").await;
         assert_eq!(reason(&harness.complete("new", &ticket).await.unwrap_err()), "PROVIDER_UNAVAILABLE");
         assert_eq!(reason(&harness.get("u0").await.unwrap_err()), "PROVIDER_UNAVAILABLE");
@@ -247,8 +246,8 @@ on_both_engines! {
     }
 
     async fn n5_a_provider_whose_refreshes_hang_can_still_be_linked(engine) {
-        let hold = TokenFaults { hold: Some(Hold::Before), ..TokenFaults::default() };
-        let harness = with_dead_tokens(engine, 20, Faults { refresh: hold, ..Faults::default() }).await;
+        let hold = vec![Rule::refresh(Effect::Hold)];
+        let harness = with_dead_tokens(engine, 20, hold).await;
         let waiting: Vec<_> = (0..20)
             .map(|n| {
                 let mut wallet = harness.wallet();
@@ -259,7 +258,7 @@ on_both_engines! {
             .collect();
         harness.sandbox.wait_held(13).await;
         harness.link("new", "p20").await;
-        harness.sandbox.set_faults(Faults::default());
+        harness.sandbox.clear_faults();
         for waiting in waiting {
             waiting.await.unwrap().unwrap();
         }

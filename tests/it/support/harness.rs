@@ -332,7 +332,7 @@ pub fn manners(sandbox: &Sandbox) -> &'static str {
         Rotation::Never => "sandbox_static",
         Rotation::Grace(_) => "sandbox_grace",
         Rotation::Always if settings.reuse_revokes_family => "sandbox_strict",
-        Rotation::Always => "sandbox",
+        Rotation::Always | Rotation::Every(_) => "sandbox",
     }
 }
 
