@@ -14,6 +14,7 @@ use crate::domain::ids::AccountId;
 use crate::domain::policy;
 use crate::domain::scopes::Scopes;
 use crate::domain::secret::AccessToken;
+use crate::providers::Provider;
 use crate::store::Holding;
 
 /// How often a get looks again while another holder of the grant's lease is at it.
@@ -54,11 +55,11 @@ impl Wallet {
     /// the one refresh of its grant; dropping the future leaves that refresh running.
     pub async fn token(&self, permit: &Permit<ReadToken>, request: &TokenRequest) -> Result<Handout, Failure> {
         let ReadToken { user, provider } = permit.action();
-        let provider = self.0.registry.by_slug(provider).await?.id;
+        let provider = self.0.registry.by_slug(provider).await?;
         let mut refreshed = false;
         let mut look_again = FIRST_LOOK;
         loop {
-            let holding = choose(self.0.store.holdings(user, provider).await?, request.account)?;
+            let holding = choose(self.0.store.holdings(user, provider.id).await?, request.account)?;
             let now = self.0.clock.now();
             let rejected = self.is_rejected(&holding, request).await?;
             let serve = if rejected {
@@ -72,7 +73,7 @@ impl Wallet {
                     drop(self.fly(&holding.grant, Errand::Ahead));
                     return self.hand_out(holding).await;
                 }
-                Serve::Refuse(refusal) => return Err(self.failure(refusal)),
+                Serve::Refuse(refusal) => return Err(self.failure(refusal, &provider)),
                 // What the provider issues is already too short for its own margin: above the floor it will do.
                 Serve::AfterRefresh { .. } if refreshed && !rejected && holding.grant.lives(now) => {
                     return self.hand_out(holding).await;
@@ -152,15 +153,20 @@ impl Wallet {
         });
     }
 
-    fn failure(&self, refusal: Refusal) -> Failure {
+    fn failure(&self, refusal: Refusal, provider: &Provider) -> Failure {
+        let now = self.0.clock.now();
         match refusal {
             Refusal::MissingScopes(scopes) => Failure::MissingScopes(scopes),
             Refusal::ReauthorizationRequired => Failure::ReauthorizationRequired,
             Refusal::NoRefreshToken => Failure::NoRefreshToken,
             Refusal::Quarantined => Failure::GrantQuarantined,
             Refusal::NotLinked => Failure::AccountNotLinked,
-            Refusal::Rejected(until) => Failure::AccessTokenRejected { retry_after: until.since(self.0.clock.now()) },
-            Refusal::Wait(until) => Failure::ProviderUnavailable { retry_after: until.since(self.0.clock.now()) },
+            Refusal::Rejected(until) => Failure::AccessTokenRejected { retry_after: until.since(now) },
+            Refusal::Wait(_) if provider.standing.misconfigured_at.is_some() => Failure::ProviderMisconfigured,
+            Refusal::Wait(until) => {
+                let until = provider.standing.paused_until.map_or(until, |paused| until.max(paused));
+                Failure::ProviderUnavailable { retry_after: until.since(now) }
+            }
         }
     }
 }

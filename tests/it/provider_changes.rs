@@ -126,7 +126,7 @@ on_both_engines! {
     }
 
     async fn a_client_secret_is_changed_without_a_gap(engine) {
-        let harness = with_dead_tokens(engine, 1, Faults::default()).await;
+        let harness = with_dead_tokens(engine, 1, Vec::new()).await;
         let [old] = provider(&harness).await.secrets.try_into().unwrap();
         assert!(old.last_used_time.is_some(), "the link used it");
         let new = add_secret(&harness, "sandbox", DEFAULT_CLIENT_SECRET).await.unwrap();
