@@ -3,6 +3,7 @@
 use super::Store;
 use super::error::StoreError;
 use super::grants::{grant, grant_columns};
+use super::lanes::Lane;
 use super::sql::{Row, args, statements};
 use crate::clock::Timestamp;
 use crate::domain::grant::Grant;
@@ -72,7 +73,7 @@ impl Store {
         now: Timestamp,
         lease_until: Timestamp,
     ) -> Result<Option<Claim>, StoreError> {
-        let rows = self.db.change(&CLAIM, args![now, id, by, lease_until, judged, fence]).await?;
+        let rows = self.db.lane(Lane::Claims).change(&CLAIM, args![now, id, by, lease_until, judged, fence]).await?;
         rows.first().map(claim).transpose()
     }
 
@@ -85,7 +86,7 @@ impl Store {
         now: Timestamp,
         lease_until: Timestamp,
     ) -> Result<Vec<Claim>, StoreError> {
-        let rows = self.db.change(&CLAIM_DUE, args![now, provider, by, lease_until, limit]).await?;
+        let rows = self.db.lane(Lane::Claims).change(&CLAIM_DUE, args![now, provider, by, lease_until, limit]).await?;
         let mut claims = rows.iter().map(claim).collect::<Result<Vec<_>, _>>()?;
         // RETURNING has no order.
         claims.sort_by_key(|claim| claim.grant.freshness.due_at);
@@ -100,7 +101,7 @@ impl Store {
 
     /// Gives a claim back whose token was not sent. False if it is not this fence's any more.
     pub async fn release(&self, id: GrantId, fence: i64) -> Result<bool, StoreError> {
-        Ok(self.db.execute(&RELEASE, args![id, fence]).await? == 1)
+        Ok(self.db.lane(Lane::Claims).execute(&RELEASE, args![id, fence]).await? == 1)
     }
 
     /// Ends all leases: for a store of one process, which has just started and so knows their owner to be gone.

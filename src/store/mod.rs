@@ -12,6 +12,7 @@ mod events;
 mod flows;
 mod grants;
 mod keyring;
+mod lanes;
 mod migrate;
 mod moves;
 mod providers;
