@@ -55,7 +55,9 @@ impl Wallet {
         let mut refreshed = false;
         let mut look_again = FIRST_LOOK;
         loop {
-            let holding = choose(self.0.store.holdings(user, provider).await?, request.account)?;
+            let mut holdings = self.0.store.holdings(user, provider).await?;
+            self.0.answers.pending.lay_over(&mut holdings, self.0.clock.now());
+            let holding = choose(holdings, request.account)?;
             let stale_will_do = match holding.grant.serve(&request.need, self.0.clock.now()) {
                 Serve::Now => return self.hand_out(holding).await,
                 Serve::NowThenRefresh => {

@@ -4,16 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::flights::{Landing, Passenger};
-use super::{Ids, Inner, Wallet, spread};
+use super::flights::{Flight, Landing, Passenger};
+use super::{Ids, Inner, Wallet};
 use crate::domain::error::Failure;
-use crate::domain::event::{Event, EventKind};
-use crate::domain::grant::{Freshness, Grant};
+use crate::domain::grant::Grant;
 use crate::domain::policy;
-use crate::domain::provider::{TokenAnswer, Verdict};
+use crate::domain::provider::Verdict;
 use crate::domain::secret::RefreshToken;
 use crate::providers::{Permit, Provider};
-use crate::store::{Claim, GrantChange, Holding, Outcome, Recorded, StoreError};
+use crate::store::{Claim, Holding, Recorded};
 use crate::telemetry;
 
 /// A claim that could not be followed by its request within this is given back unsent: by then somebody else may
@@ -23,10 +22,6 @@ const LATEST_SEND: Duration = Duration::from_secs(5);
 /// When to ask again, if this process is shutting down: what is begun now might be cut off with its answer on the way.
 const STOPPING: Duration = Duration::from_secs(1);
 
-/// How often an answer that the store does not take is offered again, and how long the pauses grow.
-pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
-pub(super) const LAST_PAUSE: Duration = Duration::from_secs(2);
-
 impl Wallet {
     /// Joins the refresh of the holding's grant, starting it if none is under way. Dropping the passenger does not
     /// end the flight.
@@ -35,7 +30,7 @@ impl Wallet {
         if let Some(flight) = flight {
             let (inner, grant) = (Arc::clone(&self.0), holding.grant.clone());
             self.0.tasks.spawn(async move {
-                let landing = inner.claim_and_redeem(&grant).await;
+                let landing = inner.claim_and_redeem(&grant, &flight).await;
                 flight.land(landing);
             });
         }
@@ -45,7 +40,7 @@ impl Wallet {
 
 impl Inner {
     /// Claims the grant, unless it has changed since it was judged, and redeems its refresh token.
-    async fn claim_and_redeem(&self, judged: &Grant) -> Landing {
+    async fn claim_and_redeem(&self, judged: &Grant, flight: &Flight) -> Landing {
         let provider = match self.registry.by_id(judged.provider).await {
             Ok(provider) => provider,
             Err(failure) => return Landing::Failed(failure),
@@ -58,7 +53,7 @@ impl Inner {
         let until = now.plus(policy::LEASE);
         let (generation, fence) = (judged.access_generation, judged.fence);
         match self.store.claim(judged.id, generation, fence, self.replica, now, until).await {
-            Ok(Some(claim)) => self.redeem(&provider, claim).await,
+            Ok(Some(claim)) => self.redeem(&provider, claim, flight).await,
             Ok(None) => Landing::Elsewhere,
             Err(error) => Landing::Failed(error.into()),
         }
@@ -69,7 +64,8 @@ impl Inner {
     pub(super) async fn redeem_claimed(&self, provider: &Provider, claim: Claim, permit: Permit) {
         let (passenger, flight) = self.flights.board(claim.grant.id);
         if let Some(flight) = flight {
-            flight.land(self.redeem(provider, claim).await);
+            let landing = self.redeem(provider, claim, &flight).await;
+            flight.land(landing);
             return;
         }
         // The flight may be waiting for a permit itself.
@@ -79,7 +75,7 @@ impl Inner {
     }
 
     /// Spends the claimed refresh token, once, and stores what comes of it.
-    async fn redeem(&self, provider: &Provider, claim: Claim) -> Landing {
+    async fn redeem(&self, provider: &Provider, claim: Claim, flight: &Flight) -> Landing {
         let (grant, claimed_at) = (claim.grant, self.clock.boot());
         let ids = Ids::of(&grant);
         let generation = grant.refresh_generation.unwrap_or_default();
@@ -97,7 +93,7 @@ impl Inner {
             result.as_ref().map_or_else(Verdict::as_str, |_| "refreshed"),
         );
         match result {
-            Ok(answer) => self.keep(&grant, &ids, answer, sent_at).await,
+            Ok(answer) => self.keep(flight, &grant, answer, sent_at).await,
             Err(verdict) => self.note(&grant, verdict).await,
         }
     }
@@ -109,46 +105,6 @@ impl Inner {
         Landing::Elsewhere
     }
 
-    /// Stores a new token. It is the only copy that there may be, so this does not give up.
-    async fn keep(&self, grant: &Grant, ids: &Ids, answer: TokenAnswer, sent_at: crate::clock::Timestamp) -> Landing {
-        let freshness = Freshness::of(&answer, true, sent_at, 0.0, spread());
-        let sealed = self.vault.seal(&answer.access_token, &ids.at(grant.fence)).and_then(|access_token| {
-            let refresh_token = answer.refresh_token.as_ref();
-            let refresh_token = refresh_token.map(|token| self.vault.seal(token, &ids.at(grant.fence))).transpose()?;
-            Ok((access_token, refresh_token))
-        });
-        let (access_token, refresh_token) = match sealed {
-            Ok(sealed) => sealed,
-            Err(error) => {
-                tracing::error!(grant = %grant.id, %error, "could not seal a refreshed token");
-                return Landing::Failed(Failure::Internal);
-            }
-        };
-        let change = GrantChange {
-            grant: grant.id,
-            account: grant.account,
-            fence: grant.fence,
-            outcome: Outcome::Refreshed {
-                access_token,
-                refresh_token,
-                token_type: answer.token_type,
-                scopes: answer.scopes,
-                metadata: answer.metadata,
-                freshness,
-            },
-            event: Some(
-                Event::new(EventKind::AccountRecovered, self.clock.now(), grant.user.clone(), grant.provider)
-                    .account(grant.account)
-                    .grant(grant.id),
-            ),
-        };
-        match self.record_surely(&change).await {
-            Ok(Recorded::Stored(_)) => Landing::Refreshed,
-            Ok(Recorded::Superseded) => Landing::Elsewhere,
-            Err(error) => Landing::Failed(error.into()),
-        }
-    }
-
     /// Stores what the provider's refusal or silence means.
     async fn note(&self, grant: &Grant, verdict: Verdict) -> Landing {
         let (change, failure) = self.verdict(grant, verdict);
@@ -158,21 +114,6 @@ impl Inner {
             Err(error) => {
                 tracing::warn!(grant = %grant.id, %error, "could not store a verdict; the lease will run out");
                 Landing::Failed(failure)
-            }
-        }
-    }
-
-    /// Offers a change to the store until it is taken; gives up only on a fault that time does not heal.
-    pub(super) async fn record_surely(&self, change: &GrantChange) -> Result<Recorded, StoreError> {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match self.store.record(change).await {
-                Err(error) if error.is_transient() => {
-                    tracing::warn!(grant = %change.grant, %error, "the store does not take a refreshed token; trying again");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LAST_PAUSE);
-                }
-                result => return result,
             }
         }
     }
