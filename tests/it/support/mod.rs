@@ -5,6 +5,7 @@ pub mod canary;
 pub mod child;
 pub mod database;
 pub mod harness;
+pub mod outage;
 pub mod peer;
 pub mod postgres;
 pub mod service;
