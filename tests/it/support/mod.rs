@@ -8,4 +8,6 @@ pub mod harness;
 pub mod outage;
 pub mod peer;
 pub mod postgres;
+pub mod proxy;
 pub mod service;
+pub mod writer;
