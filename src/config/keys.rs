@@ -28,7 +28,11 @@ pub const KEYS: [Key; 21] = [
     ),
     key("store.url", Some("sqlite:token-wallet.db"), "`sqlite:PATH` or `postgres://USER:PASSWORD@HOST:PORT/DATABASE`."),
     key("store.url_file", None, "A file that holds the store's URL, instead of `store.url`."),
-    key("store.max_connections", Some("10"), "Database connections held at most."),
+    key(
+        "store.max_connections",
+        Some("10"),
+        "Database connections held at most, besides two that PostgreSQL gets for storing providers' answers.",
+    ),
     key(
         "spool.dir",
         None,

@@ -19,6 +19,11 @@ use super::sql::{Row, Sql, Value};
 /// How long a statement waits for a connection, and on SQLite for another process's lock.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Connections for results on PostgreSQL: one that works and one that may hang. A try to connect that is given up soon
+/// is made anew soon.
+const RESULT_CONNECTIONS: u32 = 2;
+const PROMPTNESS: Duration = Duration::from_millis(500);
+
 /// How often a connection is looked at before it is taken for a session of its own.
 const POOLER_PROBES: u32 = 3;
 
@@ -27,8 +32,9 @@ pub(super) enum Db {
     /// One connection writes, whoever's turn it is, and several read. The lock file is held for as long as this value
     /// lives.
     Sqlite { write: SqlitePool, lanes: Lanes, read: SqlitePool, lock: File },
+    /// Results have connections of their own: nobody keeps them waiting, and whether the server is there is soon known.
     /// `pooled`: statements of a connection may reach different sessions of the server.
-    Postgres { pool: PgPool, pooled: AtomicBool },
+    Postgres { pool: PgPool, results: PgPool, pooled: AtomicBool },
 }
 
 /// A database as a writer of one lane sees it.
@@ -77,10 +83,14 @@ impl Db {
         let pool = PgPoolOptions::new()
             .max_connections(max_connections.max(2))
             .acquire_timeout(PATIENCE)
-            .connect_with(options)
+            .connect_with(options.clone())
             .await?;
+        let results = PgPoolOptions::new()
+            .max_connections(RESULT_CONNECTIONS)
+            .acquire_timeout(PROMPTNESS)
+            .connect_lazy_with(options);
         let pooled = goes_through_a_pooler(&pool).await?;
-        Ok(Self::Postgres { pool, pooled: AtomicBool::new(pooled) })
+        Ok(Self::Postgres { pool, results, pooled: AtomicBool::new(pooled) })
     }
 
     /// Closes all connections, after the statements that run on them.
@@ -95,7 +105,10 @@ impl Db {
                     tracing::warn!(%error, "the store's lock stays until this process ends");
                 }
             }
-            Self::Postgres { pool, .. } => pool.close().await,
+            Self::Postgres { pool, results, .. } => {
+                pool.close().await;
+                results.close().await;
+            }
         }
     }
 
@@ -153,9 +166,10 @@ impl Writer<'_> {
                 let turn = self.turn(lanes).await?;
                 Tx::Sqlite { tx: write.begin_with("BEGIN IMMEDIATE").await?, _turn: turn }
             }
-            Db::Postgres { pool, pooled } => {
-                Tx::Postgres { tx: pool.begin().await?, pooled: pooled.load(Ordering::Relaxed) }
-            }
+            Db::Postgres { pool, results, pooled } => Tx::Postgres {
+                tx: self.lane.pool(pool, results).begin().await?,
+                pooled: pooled.load(Ordering::Relaxed),
+            },
         })
     }
 
@@ -167,8 +181,8 @@ impl Writer<'_> {
                 let rows = sql.on_sqlite(values).fetch_all(write).await?;
                 Ok(rows.into_iter().map(Row::Sqlite).collect())
             }
-            Db::Postgres { pool, pooled } if !pooled.load(Ordering::Relaxed) => {
-                let rows = sql.on_postgres(values).fetch_all(pool).await;
+            Db::Postgres { pool, results, pooled } if !pooled.load(Ordering::Relaxed) => {
+                let rows = sql.on_postgres(values).fetch_all(self.lane.pool(pool, results)).await;
                 let rows = rows.inspect_err(|error| note_pooler(pooled, error))?;
                 Ok(rows.into_iter().map(Row::Postgres).collect())
             }
@@ -188,8 +202,8 @@ impl Writer<'_> {
                 let _turn = self.turn(lanes).await?;
                 Ok(sql.on_sqlite(values).execute(write).await?.rows_affected())
             }
-            Db::Postgres { pool, pooled } if !pooled.load(Ordering::Relaxed) => {
-                let done = sql.on_postgres(values).execute(pool).await;
+            Db::Postgres { pool, results, pooled } if !pooled.load(Ordering::Relaxed) => {
+                let done = sql.on_postgres(values).execute(self.lane.pool(pool, results)).await;
                 Ok(done.inspect_err(|error| note_pooler(pooled, error))?.rows_affected())
             }
             Db::Postgres { .. } => {
@@ -205,6 +219,16 @@ impl Writer<'_> {
     async fn turn(&self, lanes: &Lanes) -> Result<Turn, StoreError> {
         let turn = tokio::time::timeout(PATIENCE, lanes.turn(self.lane)).await;
         turn.map_err(|_| StoreError::Unavailable("others have been writing for too long".to_owned()))
+    }
+}
+
+impl Lane {
+    /// The connections of this lane.
+    const fn pool<'a>(self, pool: &'a PgPool, results: &'a PgPool) -> &'a PgPool {
+        match self {
+            Self::Results => results,
+            Self::Claims | Self::Rest => pool,
+        }
     }
 }
 

@@ -1,12 +1,12 @@
 //! Who writes next on `SQLite`, which has one writer: what a provider answered goes before what is about to be asked,
-//! and that before everything else.
+//! and that before everything else. PostgreSQL has many writers, and connections that are for results alone.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// What a write is for, the most urgent first. PostgreSQL has many writers and does not ask.
+/// What a write is for, the most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
     /// Stores what a provider answered: it may be the only copy.

@@ -2,16 +2,15 @@
 //! while this process lives. They may be the only copy of what they brought.
 
 use std::collections::HashSet;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::flights::{Flight, Landing};
-use super::ledger::{FIRST_PAUSE, LAST_PAUSE, Ledger};
+use super::ledger::{FIRST_PAUSE, LAST_PAUSE, Ledger, attempt};
 use super::pending::Pending;
 use super::spool::{Slip, Spool, SpoolRecord};
 use super::{Ids, Inner, Wallet, parked, spread};
@@ -52,6 +51,14 @@ pub(super) struct Answers {
     closing: CancellationToken,
 }
 
+/// Where an answer is now.
+enum Safe<T> {
+    /// In the store, or refused by it.
+    Stored(T),
+    /// In the spool; `None` if that cannot be written, so that it is in memory only.
+    Spooled(Option<Slip>),
+}
+
 /// A flow is here for as long as this.
 struct Here<'a> {
     flow: FlowId,
@@ -84,35 +91,49 @@ impl Answers {
         when_spooled: impl FnOnce(),
     ) -> (T, Option<Slip>) {
         let mut storing = pin!(storing);
-        let slip = match slip {
-            Some(slip) => Some(slip),
-            None => {
-                let (answered_at, afloat) = (Instant::now(), self.afloat.token());
-                tokio::select! {
-                    biased;
-                    stored = &mut storing => {
-                        metrics::answer_durable(answered_at.elapsed());
-                        return (stored, None);
-                    }
-                    () = tokio::time::sleep(SPOOLED_AFTER) => {}
-                    () = self.flushing.cancelled() => {}
-                }
-                let spooled = tokio::select! {
-                    stored = &mut storing => {
-                        metrics::answer_durable(answered_at.elapsed());
-                        return (stored, None);
-                    }
-                    spooled = self.spool.append(entry) => spooled,
-                };
-                metrics::answer_durable(answered_at.elapsed());
-                drop(afloat);
-                spooled.ok()
+        let slip = if slip.is_some() {
+            slip
+        } else {
+            match self.until_safe(entry, storing.as_mut()).await {
+                Safe::Stored(stored) => return (stored, None),
+                Safe::Spooled(slip) => slip,
             }
         };
         if slip.is_some() {
             when_spooled();
         }
         (storing.await, slip)
+    }
+
+    /// Waits until an answer that is in memory only is stored or spooled.
+    async fn until_safe<T>(&self, entry: &Entry, mut storing: Pin<&mut impl Future<Output = T>>) -> Safe<T> {
+        let _afloat = self.afloat.token();
+        #[expect(clippy::disallowed_methods, reason = "how long it really took")]
+        let answered_at = tokio::time::Instant::now();
+        let stored = |stored| {
+            metrics::answer_durable(answered_at.elapsed());
+            Safe::Stored(stored)
+        };
+        tokio::select! {
+            biased;
+            done = &mut storing => return stored(done),
+            () = tokio::time::sleep(SPOOLED_AFTER) => {}
+            () = self.flushing.cancelled() => {}
+        }
+        let mut spooling = Box::pin(self.spool.append(entry));
+        tokio::select! {
+            done = &mut storing => {
+                tokio::spawn(async { spooling.await.map(Slip::done) });
+                stored(done)
+            }
+            spooled = &mut spooling => {
+                if spooled.is_ok() {
+                    metrics::answer_durable(answered_at.elapsed());
+                }
+                // Why not was logged where it failed.
+                Safe::Spooled(spooled.ok())
+            }
+        }
     }
 
     /// What the store cannot take, now or later, stays in the spool for somebody to look at.
@@ -258,12 +279,12 @@ impl Inner {
         let entry = Entry::Refresh(answer);
         let storing = answers.ledger.commit(change.clone());
         let mut stored = pin!(answers.until_stored(&entry, slip, storing, when_spooled));
-        let (stored, slip) = match tokio::time::timeout(TOLD_AFTER, &mut stored).await {
-            Ok(stored) => stored,
-            Err(_) => {
-                tell(Landing::Failed(Failure::StoreUnavailable));
-                stored.await
-            }
+        let in_time = tokio::time::timeout(TOLD_AFTER, &mut stored).await;
+        let (stored, slip) = if let Ok(stored) = in_time {
+            stored
+        } else {
+            tell(Landing::Failed(Failure::StoreUnavailable));
+            stored.await
         };
         match stored {
             Ok(recorded) => {
@@ -315,7 +336,8 @@ impl Inner {
             Failure::Internal
         })?;
         let entry = Entry::Exchange(answer);
-        let (stored, slip) = answers.until_stored(&entry, slip, self.park_surely(flow, &sealed), || {}).await;
+        let storing = Box::pin(self.park_surely(flow, &sealed));
+        let (stored, slip) = answers.until_stored(&entry, slip, storing, || {}).await;
         match stored {
             Ok(parked) => {
                 if let Some(slip) = slip {
@@ -338,7 +360,7 @@ impl Inner {
     async fn park_surely(&self, flow: FlowId, sealed: &Sealed<TokenAnswer>) -> Result<bool, StoreError> {
         let mut pause = FIRST_PAUSE;
         loop {
-            match self.store.park_answer(flow, self.replica, sealed).await {
+            match attempt(self.store.park_answer(flow, self.replica, sealed)).await {
                 Err(error) if error.is_transient() && !self.answers.closing.is_cancelled() => {
                     tracing::warn!(%flow, %error, "the store does not take a provider's answer; trying again");
                     tokio::time::sleep(pause).await;
@@ -347,5 +369,114 @@ impl Inner {
                 result => return result,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::domain::ids::InstanceId;
+    use crate::domain::provider::Lifetime;
+    use crate::domain::secret::{AccessToken, RefreshToken};
+    use crate::vault::{RootKey, Vault};
+    use crate::wallet::spool::Whose;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+
+    struct Home {
+        folder: tempfile::TempDir,
+        store: Store,
+        whose: Whose,
+        vault: Arc<Vault>,
+    }
+
+    impl Home {
+        async fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let store = Store::open(&format!("sqlite:{}", folder.path().join("t.db").display()), 1).await.unwrap();
+            let instance = InstanceId::new(NOW);
+            let vault = Arc::new(Vault::create(&RootKey::generate(), instance, NOW).unwrap().0);
+            Self { folder, store, whose: Whose { instance, replica: None }, vault }
+        }
+
+        fn open(&self) -> (Answers, usize) {
+            let (spool, leftovers) = Spool::open(self.folder.path(), self.whose, Arc::clone(&self.vault), NOW).unwrap();
+            (Answers::new(&self.store, spool, Duration::ZERO), leftovers.len())
+        }
+    }
+
+    fn entry() -> Entry {
+        let answer = TokenAnswer {
+            access_token: AccessToken::new("a".repeat(1_000)),
+            refresh_token: Some(RefreshToken::new("r".repeat(1_000))),
+            token_type: "Bearer".to_owned(),
+            lifetime: Lifetime::Endless,
+            scopes: None,
+            metadata: [].into(),
+        };
+        Entry::Exchange(ExchangeAnswer { flow: FlowId::new(NOW), answer })
+    }
+
+    #[tokio::test]
+    async fn s8_what_is_in_memory_only_at_the_end_is_in_the_spool_afterwards() {
+        let home = Home::new().await;
+        let (answers, _) = home.open();
+        let answers = Arc::new(answers);
+        for _ in 0..50 {
+            let answers = Arc::clone(&answers);
+            tokio::spawn(
+                async move { answers.until_stored(&entry(), None, std::future::pending::<()>(), || {}).await },
+            );
+        }
+        tokio::task::yield_now().await;
+        // Well before any of them is spooled by itself.
+        answers.close().await;
+        assert_eq!(home.open().1, 50);
+    }
+
+    #[tokio::test]
+    async fn s2_hundreds_of_answers_that_wait_are_all_spooled() {
+        let home = Home::new().await;
+        let (answers, _) = home.open();
+        let (answers, spooled) = (Arc::new(answers), Arc::new(AtomicUsize::new(0)));
+        for _ in 0..400 {
+            let (answers, spooled) = (Arc::clone(&answers), Arc::clone(&spooled));
+            tokio::spawn(async move {
+                let count = || {
+                    spooled.fetch_add(1, Ordering::SeqCst);
+                };
+                answers.until_stored(&entry(), None, std::future::pending::<()>(), count).await
+            });
+        }
+        let all = async {
+            while spooled.load(Ordering::SeqCst) < 400 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        // A tenth of a second, but for a machine that is busy with other tests.
+        tokio::time::timeout(Duration::from_secs(3), all).await.unwrap();
+        answers.close().await;
+        assert_eq!(home.open().1, 400);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_stored_in_time_or_while_it_is_spooled_does_not_stay_in_the_spool() {
+        let home = Home::new().await;
+        let (answers, _) = home.open();
+        let (stored, slip) = answers.until_stored(&entry(), None, async { 1 }, || panic!("not spooled")).await;
+        assert!((stored, slip.is_none()) == (1, true));
+        for after in [150, 151, 152, 155] {
+            let storing = async { tokio::time::sleep(Duration::from_millis(after)).await };
+            if let ((), Some(slip)) = answers.until_stored(&entry(), None, storing, || {}).await {
+                slip.done();
+            }
+        }
+        // Whatever was on its way has got there, and what follows it too.
+        tokio::task::yield_now().await;
+        answers.spool.check().await.unwrap();
+        answers.close().await;
+        assert_eq!(home.open().1, 0);
     }
 }

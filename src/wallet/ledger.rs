@@ -16,6 +16,9 @@ const MOST: usize = 100;
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
 pub(super) const LAST_PAUSE: Duration = Duration::from_millis(500);
 
+/// An attempt at the store is given up after this, for it may hang: longer than two waits for a busy one.
+const ATTEMPT: Duration = Duration::from_secs(12);
+
 /// Takes what refreshes came to, and does not let go of it before the store has it.
 pub(super) struct Ledger(mpsc::UnboundedSender<Posting>);
 
@@ -30,7 +33,7 @@ impl Ledger {
     pub(super) fn new(store: Store, closing: CancellationToken) -> Self {
         let (postings, queue) = mpsc::unbounded_channel();
         tokio::spawn(async move {
-            let keeping = keep(&store, queue);
+            let keeping = Box::pin(keep(&store, queue));
             closing.run_until_cancelled(keeping).await;
         });
         Self(postings)
@@ -65,7 +68,7 @@ async fn keep(store: &Store, mut queue: mpsc::UnboundedReceiver<Posting>) {
             changes.push(next.change);
             told.push(next.told);
         }
-        match store.record_all(&changes).await {
+        match attempt(store.record_all(&changes)).await {
             Ok(recorded) => {
                 metrics::committed(changes.len());
                 pause = FIRST_PAUSE;
@@ -82,6 +85,12 @@ async fn keep(store: &Store, mut queue: mpsc::UnboundedReceiver<Posting>) {
             }
         }
     }
+}
+
+/// Bounds an attempt at the store. What became of one that was cut off is not known; trying again is harmless.
+pub(super) async fn attempt<T>(storing: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let done = tokio::time::timeout(ATTEMPT, storing).await;
+    done.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".to_owned())))
 }
 
 fn stopping() -> StoreError {

@@ -37,16 +37,13 @@ impl Folder {
         for number in 0..MOST {
             let path = directory.join(number.to_string());
             let Some(lock) = lock(&path).map_err(|error| SpoolError::io(&path, &error))? else { continue };
-            let replica = match owner(&path)? {
-                Some((instance, replica)) => {
-                    let theirs = instance == whose.instance && whose.replica.is_none_or(|known| known == replica);
-                    theirs.then_some(replica)
-                }
-                None => {
-                    let replica = whose.replica.unwrap_or_else(|| ReplicaId::new(now));
-                    own(&path, whose.instance, replica).map_err(|error| SpoolError::io(&path, &error))?;
-                    Some(replica)
-                }
+            let replica = if let Some((instance, replica)) = owner(&path)? {
+                let theirs = instance == whose.instance && whose.replica.is_none_or(|known| known == replica);
+                theirs.then_some(replica)
+            } else {
+                let replica = whose.replica.unwrap_or_else(|| ReplicaId::new(now));
+                own(&path, whose.instance, replica).map_err(|error| SpoolError::io(&path, &error))?;
+                Some(replica)
             };
             if let Some(replica) = replica {
                 return Ok(Self { path, replica, _lock: lock });

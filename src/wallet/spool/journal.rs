@@ -78,16 +78,13 @@ impl Journal {
             let mut end = slot + 1;
             // A further slot without a first one is what a freed record left behind.
             if tagged != FREE && tagged != FURTHER {
-                match read(&bytes[slot * SLOT..]) {
-                    Some((slots, sequence, payload)) => {
-                        end = slot + slots;
-                        found.push((sequence, slot..end, payload));
-                    }
-                    None => {
-                        damaged += 1;
-                        while tag(end).is_some_and(|tag| tag == FURTHER) {
-                            end += 1;
-                        }
+                if let Some((slots, sequence, payload)) = read(&bytes[slot * SLOT..]) {
+                    end = slot + slots;
+                    found.push((sequence, slot..end, payload));
+                } else {
+                    damaged += 1;
+                    while tag(end).is_some_and(|tag| tag == FURTHER) {
+                        end += 1;
                     }
                 }
                 self.taken[slot..end].fill(true);
@@ -253,7 +250,7 @@ mod tests {
         assert_eq!(journal.write(&huge).unwrap_err().kind(), io::ErrorKind::StorageFull);
         assert_eq!(length(&journal), (MOST * SLOT) as u64);
         journal.probe().unwrap();
-        while journal.write(&[0; 100_000]).is_ok() {}
+        while journal.write(&vec![0; 100_000]).is_ok() {}
         while journal.write(&[0]).is_ok() {}
         assert_eq!(journal.probe().unwrap_err().kind(), io::ErrorKind::StorageFull, "no room for any record");
     }

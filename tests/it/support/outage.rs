@@ -2,13 +2,15 @@
 
 use std::path::Path;
 
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use token_wallet::config::StoreUrl;
+
+use super::writer::{HeldWriter, hold_writer};
 
 /// Nobody can write to the store. It can still be read.
 pub enum Outage {
-    /// Somebody else holds the file's write lock.
-    Sqlite(SqliteConnection),
+    /// Somebody else has the file's write lock.
+    Sqlite(HeldWriter),
     /// The database is read-only, and every connection that does not know it is gone.
     Postgres(PgConnection),
 }
@@ -18,10 +20,8 @@ const ENDED: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 
 impl Outage {
     pub async fn begin(url: &StoreUrl) -> Self {
-        if url.sqlite_path().is_some() {
-            let mut connection = SqliteConnection::connect(url.expose()).await.unwrap();
-            sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut connection).await.unwrap();
-            return Self::Sqlite(connection);
+        if let Some(path) = url.sqlite_path() {
+            return Self::Sqlite(hold_writer(path).await);
         }
         let mut connection = PgConnection::connect(url.expose()).await.unwrap();
         read_only(&mut connection, true).await;
@@ -31,10 +31,7 @@ impl Outage {
     /// The store is back when this returns.
     pub async fn end(self) {
         match self {
-            Self::Sqlite(mut connection) => {
-                sqlx::raw_sql("ROLLBACK").execute(&mut connection).await.unwrap();
-                connection.close().await.unwrap();
-            }
+            Self::Sqlite(held) => drop(held),
             Self::Postgres(mut connection) => {
                 read_only(&mut connection, false).await;
                 connection.close().await.unwrap();
