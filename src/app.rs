@@ -25,7 +25,8 @@ use crate::linking::{self, Linking};
 use crate::outbound::{Outbound, OutboundConfig, OutboundConfigError};
 use crate::providers::{self, Registry};
 use crate::store::{Engine, Store, StoreError};
-use crate::wallet::Wallet;
+use crate::wallet::spool::{Spool, SpoolError, SpoolRecord, Whose};
+use crate::wallet::{self, Wallet};
 use crate::{telemetry, web};
 
 /// How long running work may take to end at shutdown.
@@ -40,6 +41,9 @@ pub enum StartError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The spool.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
     /// A listener.
     #[error("cannot listen on {address} ({listener})")]
     Listen {
@@ -78,6 +82,7 @@ impl StartError {
         let configuration = match self {
             Self::Keys(error) => error.is_configuration(),
             Self::Store(error) => !error.is_transient(),
+            Self::Spool(error) => error.is_configuration(),
             Self::Outbound(_) | Self::PublicUrl | Self::KeyFile { .. } => true,
             Self::Listen { .. } | Self::Jobs(_) | Self::Failed(_) => false,
         };
@@ -100,6 +105,7 @@ pub struct Addresses {
 pub struct App {
     addresses: Addresses,
     store: Store,
+    wallet: Wallet,
     timetable: Timetable,
     closing: CancellationToken,
     /// Work that outlives its callers.
@@ -122,7 +128,9 @@ impl App {
         }
         let listeners = Bound::bind(&config).await?;
         let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let rooms = rooms(&config, clock, &store, &opened, listeners.addresses.web, &tasks)?;
+        let (spool, leftovers) = spool(&config, &store, &opened, &clock)?;
+        let rooms = rooms(&config, clock, &store, &opened, spool, listeners.addresses.web, &tasks)?;
+        rooms.wallet.replay(leftovers);
         if store.engine() == Engine::Sqlite {
             // The file lock proves that the last process is dead.
             rooms.linking.recover().await?;
@@ -131,10 +139,15 @@ impl App {
         let timetable = Timetable::start(&rooms.wallet, &rooms.linking, &tasks, &closing).await?;
         let servers = TaskTracker::new();
         let health = timetable.health();
-        let readiness = web::Readiness { store: store.clone(), failing_job: Arc::new(move || health.failing()) };
+        let wallet = rooms.wallet.clone();
+        let readiness = web::Readiness {
+            store: store.clone(),
+            wallet: wallet.clone(),
+            failing_job: Arc::new(move || health.failing()),
+        };
         let addresses = listeners.serve(config.kind, access, rooms, readiness, &servers, &closing);
         tracing::info!(grpc = %addresses.grpc, web = %addresses.web, ops = %addresses.ops, kind = config.kind.as_str(), "ready");
-        Ok(Self { addresses, store, timetable, closing, tasks, servers })
+        Ok(Self { addresses, store, wallet, timetable, closing, tasks, servers })
     }
 
     /// Where it listens.
@@ -147,7 +160,7 @@ impl App {
         self.closing.cancelled().await;
     }
 
-    /// Stops in order: no new jobs, no new calls; what runs may end; then the store.
+    /// Stops in order: no new jobs, no new calls; what runs may end; then the spool, then the store.
     pub async fn shutdown(self) {
         // Closed first: from now on no refresh is begun.
         self.tasks.close();
@@ -161,6 +174,7 @@ impl App {
         if drained.await.is_err() {
             tracing::warn!(tasks = self.tasks.len(), "stopped with work under way; its leases will run out");
         }
+        self.wallet.close().await;
         self.store.close().await;
         tracing::info!("stopped");
     }
@@ -191,11 +205,25 @@ struct UseCases {
     registry: Arc<Registry>,
 }
 
+/// This process's spool, and what the last one left in it.
+fn spool(
+    config: &Config,
+    store: &Store,
+    opened: &Opened,
+    clock: &Clock,
+) -> Result<(Spool, Vec<SpoolRecord>), SpoolError> {
+    // A SQLite store knows who its only process is; on PostgreSQL that is said by the spool's folder.
+    let replica = (store.engine() == Engine::Sqlite).then_some(opened.instance.replica);
+    let whose = Whose { instance: opened.instance.id, replica };
+    Spool::open(&config.spool_dir, whose, Arc::clone(&opened.vault), clock.now())
+}
+
 fn rooms(
     config: &Config,
     clock: Clock,
     store: &Store,
     opened: &Opened,
+    spool: Spool,
     web: SocketAddr,
     tasks: &TaskTracker,
 ) -> Result<UseCases, StartError> {
@@ -218,16 +246,17 @@ fn rooms(
         sandbox_url: config.sandbox_url.clone(),
         clock: clock.clone(),
     }));
-    let replica = opened.instance.replica;
-    let wallet = Wallet::new(
-        store.clone(),
-        Arc::clone(&opened.vault),
-        Arc::clone(&registry),
-        clock.clone(),
-        replica,
-        config.refresh_ahead_for,
-        tasks.clone(),
-    );
+    let replica = spool.replica();
+    let wallet = Wallet::new(wallet::Parts {
+        store: store.clone(),
+        vault: Arc::clone(&opened.vault),
+        registry: Arc::clone(&registry),
+        clock: clock.clone(),
+        spool,
+        ahead_for: config.refresh_ahead_for,
+        serve_during_store_outage: config.serve_during_store_outage,
+        tasks: tasks.clone(),
+    });
     let linking = Linking::new(linking::Parts {
         store: store.clone(),
         vault: Arc::clone(&opened.vault),

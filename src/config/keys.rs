@@ -14,7 +14,7 @@ pub struct Key {
 }
 
 /// All keys, in the order in which they are explained.
-pub const KEYS: [Key; 19] = [
+pub const KEYS: [Key; 21] = [
     key(
         "instance.kind",
         Some("production"),
@@ -28,7 +28,24 @@ pub const KEYS: [Key; 19] = [
     ),
     key("store.url", Some("sqlite:token-wallet.db"), "`sqlite:PATH` or `postgres://USER:PASSWORD@HOST:PORT/DATABASE`."),
     key("store.url_file", None, "A file that holds the store's URL, instead of `store.url`."),
-    key("store.max_connections", Some("10"), "Database connections held at most."),
+    key(
+        "store.max_connections",
+        Some("10"),
+        "Database connections held at most, besides two that PostgreSQL gets for storing providers' answers.",
+    ),
+    key(
+        "spool.dir",
+        None,
+        "Where providers' answers are kept, sealed, while the store does not take them: a directory that outlives the \
+         process; replicas on one machine may share it. Unset means the `SQLite` file's path and `.spool`. Required in \
+         production with PostgreSQL; in development there, unset means `token-wallet.spool`.",
+    ),
+    key(
+        "serve_during_store_outage",
+        Some("0"),
+        "How long a refreshed token is served that the spool has and PostgreSQL does not take: until then an unlink by \
+         another replica may be missed. `SQLite` needs no such limit.",
+    ),
     key("root_key.source", Some("env"), "`env` or `file`: where the root key is."),
     key("root_key.env", Some("TOKEN_WALLET_ROOT_KEY"), "The variable with the root key: 32 bytes in base64."),
     key("root_key.file", None, "The file with the root key, mode 0600."),

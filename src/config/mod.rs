@@ -39,6 +39,10 @@ pub struct Config {
     pub public_url: Option<Url>,
     /// The database.
     pub store: StoreConfig,
+    /// Where answers are kept that the store does not take.
+    pub spool_dir: PathBuf,
+    /// How long a refreshed token is served that only the spool has, on PostgreSQL.
+    pub serve_during_store_outage: Duration,
     /// Where the root key is.
     pub root_key: RootKeyPlace,
     /// Where the wallet listens.
@@ -111,10 +115,13 @@ impl Config {
 
     /// What `dev` runs with: everything below `data_dir`, loopback only, one sandbox provider.
     pub fn development(data_dir: &Path, listeners: Listeners, sandbox_url: Url) -> Self {
+        let database = data_dir.join("wallet.db");
         Self {
             kind: InstanceKind::Development,
             public_url: None,
-            store: StoreConfig { url: StoreUrl::sqlite(&data_dir.join("wallet.db")), max_connections: 4 },
+            store: StoreConfig { url: StoreUrl::sqlite(&database), max_connections: 4 },
+            spool_dir: beside(&database),
+            serve_during_store_outage: Duration::ZERO,
             root_key: RootKeyPlace::File(data_dir.join("root.key")),
             listeners,
             refresh_ahead_for: Duration::from_hours(24 * 14),
@@ -135,6 +142,8 @@ impl Config {
         if max_connections == Some(0) {
             reader.fault("store.max_connections", "must be at least 1");
         }
+        let spool_dir = spool_dir(kind, url.as_ref(), reader);
+        let serve_during_store_outage = reader.get::<Span>("serve_during_store_outage");
         let root_key = root_key(reader);
         checks::root_key(kind, root_key.as_ref(), reader);
         let grpc = checks::listener(kind, "grpc.addr", Some("grpc.allow_plaintext"), reader);
@@ -152,6 +161,8 @@ impl Config {
             kind: kind?,
             public_url,
             store: StoreConfig { url: url?, max_connections: max_connections? },
+            spool_dir: spool_dir?,
+            serve_during_store_outage: serve_during_store_outage?.0,
             root_key: root_key?,
             listeners: Listeners { grpc: grpc?, web: web?, ops: ops? },
             refresh_ahead_for: ahead_for?.0,
@@ -189,6 +200,29 @@ fn store_url(reader: &mut Reader) -> Option<StoreUrl> {
         None => ("store.url", reader.get::<String>("store.url")?.into()),
     };
     StoreUrl::parse(text).map_err(|error| reader.fault(key, error)).ok()
+}
+
+/// `spool.dir`, or what it is by default. A production instance on PostgreSQL has no place of its own that surely
+/// outlives the process.
+fn spool_dir(kind: Option<InstanceKind>, url: Option<&StoreUrl>, reader: &mut Reader) -> Option<PathBuf> {
+    if reader.is_set("spool.dir") {
+        return reader.optional("spool.dir");
+    }
+    match (url?.sqlite_path(), kind?) {
+        (Some(database), _) => Some(beside(database)),
+        (None, InstanceKind::Development) => Some(PathBuf::from("token-wallet.spool")),
+        (None, InstanceKind::Production) => {
+            reader.fault("spool.dir", "is required in a production instance on PostgreSQL");
+            None
+        }
+    }
+}
+
+/// The default spool of a `SQLite` store.
+fn beside(database: &Path) -> PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push(".spool");
+    path.into()
 }
 
 fn root_key(reader: &mut Reader) -> Option<RootKeyPlace> {

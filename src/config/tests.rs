@@ -32,6 +32,8 @@ fn the_defaults_are_a_production_instance_on_loopback() {
     assert_eq!(config.kind, InstanceKind::Production);
     assert_eq!(config.public_url.unwrap().path(), "/");
     assert_eq!(config.store.url.expose(), "sqlite:token-wallet.db");
+    assert_eq!(config.spool_dir, PathBuf::from("token-wallet.db.spool"));
+    assert_eq!(config.serve_during_store_outage, Duration::ZERO);
     assert_eq!(config.root_key, RootKeyPlace::Env("TOKEN_WALLET_ROOT_KEY".to_owned()));
     assert_eq!(config.listeners.grpc, "127.0.0.1:50051".parse().unwrap());
     assert_eq!(config.listeners.web, "127.0.0.1:8080".parse().unwrap());
@@ -96,11 +98,25 @@ fn an_unknown_variable_or_section_is_a_fault() {
 fn a_secret_can_come_from_a_file() {
     let (_folder, path) = file("postgres://wallet:hunter2@db/wallet\n");
     let path = path.to_str().unwrap();
-    let config = read(PRODUCTION, &[("TOKEN_WALLET__STORE__URL_FILE", path)]).ok().unwrap();
+    let config =
+        read(&format!("{PRODUCTION}spool.dir = '/s'"), &[("TOKEN_WALLET__STORE__URL_FILE", path)]).ok().unwrap();
     assert_eq!(config.store.url.expose(), "postgres://wallet:hunter2@db/wallet");
     let both = [("TOKEN_WALLET__STORE__URL_FILE", path), ("TOKEN_WALLET__STORE__URL", "sqlite:x")];
     assert_eq!(faulty(PRODUCTION, &both), ["store.url_file"]);
     assert_eq!(faulty(PRODUCTION, &[("TOKEN_WALLET__STORE__URL_FILE", "/nowhere/url")]), ["store.url_file"]);
+}
+
+#[test]
+fn a_production_instance_on_postgresql_says_where_its_spool_is() {
+    let postgres = [("TOKEN_WALLET__STORE__URL", "postgres://wallet@db/wallet")];
+    assert_eq!(faulty(PRODUCTION, &postgres), ["spool.dir"]);
+    let told = read(PRODUCTION, &postgres).err().unwrap().to_string();
+    assert!(told.contains("spool.dir is required in a production instance on PostgreSQL"), "{told}");
+    let config = read(DEVELOPMENT, &postgres).ok().unwrap();
+    assert_eq!(config.spool_dir, PathBuf::from("token-wallet.spool"));
+    let given = [postgres[0], ("TOKEN_WALLET__SPOOL__DIR", "/var/lib/spool")];
+    assert_eq!(read(PRODUCTION, &given).ok().unwrap().spool_dir, PathBuf::from("/var/lib/spool"));
+    assert_eq!(read(PRODUCTION, &given[1..]).ok().unwrap().spool_dir, PathBuf::from("/var/lib/spool"));
 }
 
 #[test]
@@ -179,7 +195,7 @@ fn a_store_must_outlive_the_process() {
         assert_eq!(faulty(&format!("{PRODUCTION}store.url = '{url}'"), &[]), ["store.url"], "{url}");
     }
     for url in ["sqlite:x", "sqlite:/var/lib/x.db", "postgres:///w?host=/run/pg", "postgresql://u:p@h:5/d"] {
-        assert_eq!(faulty(&format!("{PRODUCTION}store.url = '{url}'"), &[]), [""; 0], "{url}");
+        assert_eq!(faulty(&format!("{PRODUCTION}spool.dir = 's'\nstore.url = '{url}'"), &[]), [""; 0], "{url}");
     }
 }
 

@@ -13,4 +13,5 @@ pub mod provider;
 pub mod redirect;
 pub mod scopes;
 pub mod secret;
+pub mod spool;
 pub mod user;

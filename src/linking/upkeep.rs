@@ -26,7 +26,7 @@ impl Linking {
     pub async fn tidy(&self) -> Result<(), Failure> {
         let now = self.0.clock.now();
         self.0.store.expire_flows(now).await?;
-        self.0.store.abandon_claimed_flows(now.minus(ABANDONED_AFTER), now).await?;
+        self.0.store.abandon_claimed_flows(now.minus(ABANDONED_AFTER), &self.0.wallet.answered_flows(), now).await?;
         self.0.store.give_up_parked_flows(now.minus(GIVEN_UP_AFTER), now).await?;
         self.0.store.delete_flows(now.minus(KEEP_ENDED)).await?;
         Ok(())
@@ -48,7 +48,11 @@ impl Linking {
     /// At the start of a store's only process: codes that the last one had claimed have no owner any more.
     pub async fn recover(&self) -> Result<(), Failure> {
         let now = self.0.clock.now();
-        let abandoned = self.0.store.abandon_claimed_flows(now.plus(Duration::from_millis(1)), now).await?;
+        let abandoned = self
+            .0
+            .store
+            .abandon_claimed_flows(now.plus(Duration::from_millis(1)), &self.0.wallet.answered_flows(), now)
+            .await?;
         if abandoned > 0 {
             tracing::warn!(
                 abandoned,

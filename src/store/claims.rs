@@ -3,6 +3,7 @@
 use super::Store;
 use super::error::StoreError;
 use super::grants::{grant, grant_columns};
+use super::lanes::Lane;
 use super::sql::{Row, args, statements};
 use crate::clock::Timestamp;
 use crate::domain::grant::Grant;
@@ -115,7 +116,7 @@ impl Store {
         let (generation, fence, lease) =
             (judged.access_generation, judged.fence, judged.lease.map(|lease| lease.until));
         let values = args![now, judged.id, by, lease_until, generation, fence, lease, harmless];
-        self.db.change(&CLAIM, values).await?.first().map(claim).transpose()
+        self.db.lane(Lane::Claims).change(&CLAIM, values).await?.first().map(claim).transpose()
     }
 
     /// Claims a grant, refreshable or not, so as to ask the provider whether its access token lives; otherwise as
@@ -130,7 +131,7 @@ impl Store {
         let (generation, fence, lease) =
             (judged.access_generation, judged.fence, judged.lease.map(|lease| lease.until));
         let values = args![now, judged.id, by, lease_until, generation, fence, lease];
-        self.db.change(&CLAIM_PROBE, values).await?.first().map(grant).transpose()
+        self.db.lane(Lane::Claims).change(&CLAIM_PROBE, values).await?.first().map(grant).transpose()
     }
 
     /// Renews a claim that stands, for another request. `None` if it does not stand any more.
@@ -142,7 +143,7 @@ impl Store {
         now: Timestamp,
         lease_until: Timestamp,
     ) -> Result<Option<Claim>, StoreError> {
-        let rows = self.db.change(&RENEW, args![now, id, by, lease_until, fence]).await?;
+        let rows = self.db.lane(Lane::Claims).change(&RENEW, args![now, id, by, lease_until, fence]).await?;
         rows.first().map(claim).transpose()
     }
 
@@ -155,7 +156,7 @@ impl Store {
         now: Timestamp,
         lease_until: Timestamp,
     ) -> Result<Vec<Claim>, StoreError> {
-        let rows = self.db.change(&CLAIM_DUE, args![now, provider, by, lease_until, limit]).await?;
+        let rows = self.db.lane(Lane::Claims).change(&CLAIM_DUE, args![now, provider, by, lease_until, limit]).await?;
         let mut claims = rows.iter().map(claim).collect::<Result<Vec<_>, _>>()?;
         // RETURNING has no order.
         claims.sort_by_key(|claim| claim.grant.freshness.due_at);
@@ -186,7 +187,7 @@ impl Store {
 
     /// Gives a claim back whose token was not sent. False if it is not this fence's any more, or its lease is over.
     pub async fn release(&self, id: GrantId, fence: i64, now: Timestamp) -> Result<bool, StoreError> {
-        Ok(self.db.execute(&RELEASE, args![id, fence, now]).await? == 1)
+        Ok(self.db.lane(Lane::Claims).execute(&RELEASE, args![id, fence, now]).await? == 1)
     }
 
     /// Ends the leases of a replica that has just started and so knows nothing of them: its grants are in doubt.

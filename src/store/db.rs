@@ -13,26 +13,47 @@ use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqliteJournalMode, SqlitePool, 
 use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Transaction};
 
 use super::error::StoreError;
+use super::lanes::{Lane, Lanes, Turn};
 use super::sql::{Row, Sql, Value};
 
 /// How long a statement waits for a connection, and on SQLite for another process's lock.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Connections for results on PostgreSQL: one that works and one that may hang. A try to connect that is given up soon
+/// is made anew soon.
+const RESULT_CONNECTIONS: u32 = 2;
+const PROMPTNESS: Duration = Duration::from_millis(500);
 
 /// How often a connection is looked at before it is taken for a session of its own.
 const POOLER_PROBES: u32 = 3;
 
 /// Connections to one of the two engines.
 pub(super) enum Db {
-    /// One connection writes and several read. The lock file is held for as long as this value lives.
-    Sqlite { write: SqlitePool, read: SqlitePool, lock: File },
+    /// One connection writes, whoever's turn it is, and several read. The lock file is held for as long as this value
+    /// lives.
+    Sqlite { write: SqlitePool, lanes: Lanes, read: SqlitePool, lock: File },
+    /// Results have connections of their own: nobody keeps them waiting, and whether the server is there is soon known.
     /// `pooled`: statements of a connection may reach different sessions of the server.
-    Postgres { pool: PgPool, pooled: AtomicBool },
+    Postgres { pool: PgPool, results: PgPool, pooled: AtomicBool },
+}
+
+/// A database as a writer of one lane sees it.
+pub(super) struct Writer<'a> {
+    db: &'a Db,
+    lane: Lane,
 }
 
 /// A transaction; rolled back unless committed.
 pub(super) enum Tx {
-    Sqlite(Transaction<'static, Sqlite>),
-    Postgres { tx: Transaction<'static, Postgres>, pooled: bool },
+    /// The turn ends after the transaction.
+    Sqlite {
+        tx: Transaction<'static, Sqlite>,
+        _turn: Turn,
+    },
+    Postgres {
+        tx: Transaction<'static, Postgres>,
+        pooled: bool,
+    },
 }
 
 impl Db {
@@ -48,7 +69,7 @@ impl Db {
         let write = sqlite_pool(1).connect_with(options).await?;
         let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(PATIENCE);
         let read = sqlite_pool(max_connections.max(1)).connect_lazy_with(options);
-        Ok(Self::Sqlite { write, read, lock })
+        Ok(Self::Sqlite { write, lanes: Lanes::default(), read, lock })
     }
 
     /// Connects to PostgreSQL. No session state is used: no `SET`, no `LISTEN`, no session locks, and named statements
@@ -62,16 +83,20 @@ impl Db {
         let pool = PgPoolOptions::new()
             .max_connections(max_connections.max(2))
             .acquire_timeout(PATIENCE)
-            .connect_with(options)
+            .connect_with(options.clone())
             .await?;
+        let results = PgPoolOptions::new()
+            .max_connections(RESULT_CONNECTIONS)
+            .acquire_timeout(PROMPTNESS)
+            .connect_lazy_with(options);
         let pooled = goes_through_a_pooler(&pool).await?;
-        Ok(Self::Postgres { pool, pooled: AtomicBool::new(pooled) })
+        Ok(Self::Postgres { pool, results, pooled: AtomicBool::new(pooled) })
     }
 
     /// Closes all connections, after the statements that run on them.
     pub(super) async fn close(&self) {
         match self {
-            Self::Sqlite { write, read, lock } => {
+            Self::Sqlite { write, read, lock, .. } => {
                 read.close().await;
                 // The last one to close: it takes the write-ahead log back into the file.
                 write.close().await;
@@ -80,18 +105,21 @@ impl Db {
                     tracing::warn!(%error, "the store's lock stays until this process ends");
                 }
             }
-            Self::Postgres { pool, .. } => pool.close().await,
+            Self::Postgres { pool, results, .. } => {
+                pool.close().await;
+                results.close().await;
+            }
         }
     }
 
-    /// Begins a transaction that may write.
+    /// To write with this urgency.
+    pub(super) const fn lane(&self, lane: Lane) -> Writer<'_> {
+        Writer { db: self, lane }
+    }
+
+    /// Begins a transaction that may write, in the last lane.
     pub(super) async fn begin(&self) -> Result<Tx, StoreError> {
-        Ok(match self {
-            Self::Sqlite { write, .. } => Tx::Sqlite(write.begin_with("BEGIN IMMEDIATE").await?),
-            Self::Postgres { pool, pooled } => {
-                Tx::Postgres { tx: pool.begin().await?, pooled: pooled.load(Ordering::Relaxed) }
-            }
-        })
+        self.lane(Lane::Rest).begin().await
     }
 
     /// The rows of a statement that only reads.
@@ -110,42 +138,14 @@ impl Db {
         Ok(self.all(sql, values).await?.into_iter().next())
     }
 
-    /// The rows that a writing statement returns; a transaction of its own.
+    /// [`Writer::change`] in the last lane.
     pub(super) async fn change(&self, sql: &Sql, values: &[Value<'_>]) -> Result<Vec<Row>, StoreError> {
-        match self {
-            Self::Sqlite { write, .. } => {
-                let rows = sql.on_sqlite(values).fetch_all(write).await?;
-                Ok(rows.into_iter().map(Row::Sqlite).collect())
-            }
-            Self::Postgres { pool, pooled } if !pooled.load(Ordering::Relaxed) => {
-                let rows = sql.on_postgres(values).fetch_all(pool).await;
-                let rows = rows.inspect_err(|error| note_pooler(pooled, error))?;
-                Ok(rows.into_iter().map(Row::Postgres).collect())
-            }
-            Self::Postgres { .. } => {
-                let mut tx = self.begin().await?;
-                let rows = tx.all(sql, values).await?;
-                tx.commit().await?;
-                Ok(rows)
-            }
-        }
+        self.lane(Lane::Rest).change(sql, values).await
     }
 
-    /// How many rows a writing statement hit; a transaction of its own.
+    /// [`Writer::execute`] in the last lane.
     pub(super) async fn execute(&self, sql: &Sql, values: &[Value<'_>]) -> Result<u64, StoreError> {
-        match self {
-            Self::Sqlite { write, .. } => Ok(sql.on_sqlite(values).execute(write).await?.rows_affected()),
-            Self::Postgres { pool, pooled } if !pooled.load(Ordering::Relaxed) => {
-                let done = sql.on_postgres(values).execute(pool).await;
-                Ok(done.inspect_err(|error| note_pooler(pooled, error))?.rows_affected())
-            }
-            Self::Postgres { .. } => {
-                let mut tx = self.begin().await?;
-                let hit = tx.execute(sql, values).await?;
-                tx.commit().await?;
-                Ok(hit)
-            }
-        }
+        self.lane(Lane::Rest).execute(sql, values).await
     }
 
     /// Has the engine check a statement against the schema, without running it.
@@ -158,11 +158,85 @@ impl Db {
     }
 }
 
+impl Writer<'_> {
+    /// Begins a transaction that may write.
+    pub(super) async fn begin(&self) -> Result<Tx, StoreError> {
+        Ok(match self.db {
+            Db::Sqlite { write, lanes, .. } => {
+                let turn = self.turn(lanes).await?;
+                Tx::Sqlite { tx: write.begin_with("BEGIN IMMEDIATE").await?, _turn: turn }
+            }
+            Db::Postgres { pool, results, pooled } => Tx::Postgres {
+                tx: self.lane.pool(pool, results).begin().await?,
+                pooled: pooled.load(Ordering::Relaxed),
+            },
+        })
+    }
+
+    /// The rows that a writing statement returns; a transaction of its own.
+    pub(super) async fn change(&self, sql: &Sql, values: &[Value<'_>]) -> Result<Vec<Row>, StoreError> {
+        match self.db {
+            Db::Sqlite { write, lanes, .. } => {
+                let _turn = self.turn(lanes).await?;
+                let rows = sql.on_sqlite(values).fetch_all(write).await?;
+                Ok(rows.into_iter().map(Row::Sqlite).collect())
+            }
+            Db::Postgres { pool, results, pooled } if !pooled.load(Ordering::Relaxed) => {
+                let rows = sql.on_postgres(values).fetch_all(self.lane.pool(pool, results)).await;
+                let rows = rows.inspect_err(|error| note_pooler(pooled, error))?;
+                Ok(rows.into_iter().map(Row::Postgres).collect())
+            }
+            Db::Postgres { .. } => {
+                let mut tx = self.begin().await?;
+                let rows = tx.all(sql, values).await?;
+                tx.commit().await?;
+                Ok(rows)
+            }
+        }
+    }
+
+    /// How many rows a writing statement hit; a transaction of its own.
+    pub(super) async fn execute(&self, sql: &Sql, values: &[Value<'_>]) -> Result<u64, StoreError> {
+        match self.db {
+            Db::Sqlite { write, lanes, .. } => {
+                let _turn = self.turn(lanes).await?;
+                Ok(sql.on_sqlite(values).execute(write).await?.rows_affected())
+            }
+            Db::Postgres { pool, results, pooled } if !pooled.load(Ordering::Relaxed) => {
+                let done = sql.on_postgres(values).execute(self.lane.pool(pool, results)).await;
+                Ok(done.inspect_err(|error| note_pooler(pooled, error))?.rows_affected())
+            }
+            Db::Postgres { .. } => {
+                let mut tx = self.begin().await?;
+                let hit = tx.execute(sql, values).await?;
+                tx.commit().await?;
+                Ok(hit)
+            }
+        }
+    }
+
+    /// Waits for this lane's turn at the one writer of `SQLite`.
+    async fn turn(&self, lanes: &Lanes) -> Result<Turn, StoreError> {
+        let turn = tokio::time::timeout(PATIENCE, lanes.turn(self.lane)).await;
+        turn.map_err(|_| StoreError::Unavailable("others have been writing for too long".to_owned()))
+    }
+}
+
+impl Lane {
+    /// The connections of this lane.
+    const fn pool<'a>(self, pool: &'a PgPool, results: &'a PgPool) -> &'a PgPool {
+        match self {
+            Self::Results => results,
+            Self::Claims | Self::Rest => pool,
+        }
+    }
+}
+
 impl Tx {
     /// The rows of a statement.
     pub(super) async fn all(&mut self, sql: &Sql, values: &[Value<'_>]) -> Result<Vec<Row>, StoreError> {
         Ok(match self {
-            Self::Sqlite(tx) => {
+            Self::Sqlite { tx, .. } => {
                 sql.on_sqlite(values).fetch_all(&mut **tx).await?.into_iter().map(Row::Sqlite).collect()
             }
             Self::Postgres { tx, pooled } => {
@@ -180,7 +254,7 @@ impl Tx {
     /// How many rows a statement hit.
     pub(super) async fn execute(&mut self, sql: &Sql, values: &[Value<'_>]) -> Result<u64, StoreError> {
         Ok(match self {
-            Self::Sqlite(tx) => sql.on_sqlite(values).execute(&mut **tx).await?.rows_affected(),
+            Self::Sqlite { tx, .. } => sql.on_sqlite(values).execute(&mut **tx).await?.rows_affected(),
             Self::Postgres { tx, pooled } => {
                 sql.on_postgres(values).persistent(!*pooled).execute(&mut **tx).await?.rows_affected()
             }
@@ -190,7 +264,7 @@ impl Tx {
     /// Runs a script of several statements: a migration.
     pub(super) async fn script(&mut self, script: &'static str) -> Result<(), StoreError> {
         match self {
-            Self::Sqlite(tx) => sqlx::raw_sql(script).execute(&mut **tx).await.map(drop)?,
+            Self::Sqlite { tx, .. } => sqlx::raw_sql(script).execute(&mut **tx).await.map(drop)?,
             Self::Postgres { tx, .. } => sqlx::raw_sql(script).execute(&mut **tx).await.map(drop)?,
         }
         Ok(())
@@ -199,7 +273,8 @@ impl Tx {
     /// Makes what was done visible and lasting.
     pub(super) async fn commit(self) -> Result<(), StoreError> {
         match self {
-            Self::Sqlite(tx) => tx.commit().await?,
+            // With the turn, which ends when this has been done.
+            Self::Sqlite { tx, _turn } => tx.commit().await?,
             Self::Postgres { tx, .. } => tx.commit().await?,
         }
         Ok(())

@@ -3,7 +3,8 @@
 use super::Store;
 use super::error::StoreError;
 use super::events;
-use super::sql::{Cells, Row, args, statements, to_json};
+use super::lanes::Lane;
+use super::sql::{Cells, Row, Sql, Value, args, statements, to_json};
 use crate::clock::Timestamp;
 use crate::domain::event::Event;
 use crate::domain::flow::{Flow, FlowFailure, FlowState, Outcome};
@@ -14,8 +15,8 @@ use crate::domain::redirect::RedirectUrl;
 use crate::domain::secret::{AuthorizationCode, PkceVerifier};
 use crate::vault::Sealed;
 
-/// How many ended flows one transaction removes.
-const DELETION_BATCH: u32 = 500;
+/// How many flows one transaction of housekeeping changes: the writer is free again within some 50 ms.
+const BATCH: u32 = 250;
 
 /// The steps that a flow can fail from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +44,24 @@ macro_rules! select {
     () => {
         "SELECT id, state, client_id, user_id, provider_id, redirect_url, redirect_uri, scopes, account_id,
                 account_created, failure, created_at, expires_at, ended_at, answer, claimed_at FROM flows "
+    };
+}
+
+macro_rules! expired {
+    () => {
+        "ended_at IS NULL AND expires_at <= $1 AND state IN ('started', 'returned')"
+    };
+}
+
+macro_rules! abandoned {
+    () => {
+        "ended_at IS NULL AND state = 'claimed' AND claimed_at < $1"
+    };
+}
+
+macro_rules! given_up {
+    () => {
+        "ended_at IS NULL AND state = 'exchanged' AND claimed_at < $1"
     };
 }
 
@@ -80,16 +99,18 @@ statements! {
          ORDER BY expires_at LIMIT $2"
     }
     EXPIRE {
-        "UPDATE flows SET state = 'failed', failure = $2, ended_at = $1, code = NULL, pkce_verifier = NULL
-         WHERE ended_at IS NULL AND expires_at <= $1 AND state IN ('started', 'returned')"
+        "UPDATE flows SET state = 'failed', failure = $3, ended_at = $1, code = NULL, pkce_verifier = NULL WHERE "
+        expired!() " AND id IN (SELECT id FROM flows WHERE " expired!() " ORDER BY expires_at LIMIT $2)"
     }
     ABANDON {
-        "UPDATE flows SET state = 'failed', failure = $3, ended_at = $2, code = NULL, pkce_verifier = NULL
-         WHERE ended_at IS NULL AND state = 'claimed' AND claimed_at < $1"
+        "UPDATE flows SET state = 'failed', failure = $3, ended_at = $4, code = NULL, pkce_verifier = NULL WHERE "
+        abandoned!() " AND id IN (SELECT id FROM flows WHERE " abandoned!() " AND id NOT IN ("
+        [lite "SELECT value FROM json_each($5)"] [pg "SELECT jsonb_array_elements_text(CAST($5 AS JSONB))"]
+        ") ORDER BY expires_at LIMIT $2)"
     }
     GIVE_UP {
-        "UPDATE flows SET state = 'failed', failure = $3, ended_at = $2, answer = NULL
-         WHERE ended_at IS NULL AND state = 'exchanged' AND claimed_at < $1"
+        "UPDATE flows SET state = 'failed', failure = $3, ended_at = $4, answer = NULL WHERE "
+        given_up!() " AND id IN (SELECT id FROM flows WHERE " given_up!() " ORDER BY expires_at LIMIT $2)"
     }
     DELETE { "DELETE FROM flows WHERE id IN (SELECT id FROM flows WHERE ended_at < $1 ORDER BY ended_at LIMIT $2)" }
 }
@@ -185,7 +206,7 @@ impl Store {
         by: ReplicaId,
         now: Timestamp,
     ) -> Result<Option<ClaimedFlow>, StoreError> {
-        let rows = self.db.change(&CLAIM, args![id, by, now]).await?;
+        let rows = self.db.lane(Lane::Claims).change(&CLAIM, args![id, by, now]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let cells = row.of("flows", "", "id")?;
         Ok(Some(ClaimedFlow { code: cells.sealed("code")?, verifier: cells.sealed_opt("pkce_verifier")? }))
@@ -199,7 +220,7 @@ impl Store {
         by: ReplicaId,
         answer: &Sealed<TokenAnswer>,
     ) -> Result<bool, StoreError> {
-        Ok(self.db.execute(&PARK, args![id, by, answer]).await? == 1)
+        Ok(self.db.lane(Lane::Results).execute(&PARK, args![id, by, answer]).await? == 1)
     }
 
     /// A flow in state exchanged, with its parked answer and when its code was claimed.
@@ -224,28 +245,41 @@ impl Store {
 
     /// Fails what was started or returned and ran out of time. Answers how many.
     pub async fn expire_flows(&self, now: Timestamp) -> Result<u64, StoreError> {
-        self.db.execute(&EXPIRE, args![now, FlowFailure::Expired.as_str()]).await
+        self.in_batches(&EXPIRE, args![now, BATCH, FlowFailure::Expired.as_str()]).await
     }
 
     /// Fails what was parked and nobody could make an account of, if its code was claimed before `claimed_before`.
     /// Answers how many.
     pub async fn give_up_parked_flows(&self, claimed_before: Timestamp, now: Timestamp) -> Result<u64, StoreError> {
-        self.db.execute(&GIVE_UP, args![claimed_before, now, FlowFailure::OutcomeUnknown.as_str()]).await
+        self.in_batches(&GIVE_UP, args![claimed_before, BATCH, FlowFailure::OutcomeUnknown.as_str(), now]).await
     }
 
-    /// Fails what was claimed before `claimed_before` and never came to an answer. Answers how many.
-    pub async fn abandon_claimed_flows(&self, claimed_before: Timestamp, now: Timestamp) -> Result<u64, StoreError> {
-        self.db.execute(&ABANDON, args![claimed_before, now, FlowFailure::OutcomeUnknown.as_str()]).await
+    /// Fails what was claimed before `claimed_before` and never came to an answer, but for those in `answered`: their
+    /// answer is on its way into the store. Answers how many.
+    pub async fn abandon_claimed_flows(
+        &self,
+        claimed_before: Timestamp,
+        answered: &[FlowId],
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let answered = to_json(&answered.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        let failure = FlowFailure::OutcomeUnknown.as_str();
+        self.in_batches(&ABANDON, args![claimed_before, BATCH, failure, now, answered]).await
     }
 
-    /// Removes flows that ended before `ended_before`, in short transactions. Answers how many.
+    /// Removes flows that ended before `ended_before`. Answers how many.
     pub async fn delete_flows(&self, ended_before: Timestamp) -> Result<u64, StoreError> {
-        let mut deleted = 0;
+        self.in_batches(&DELETE, args![ended_before, BATCH]).await
+    }
+
+    /// Runs a statement on up to [`BATCH`] rows a transaction until it finds no more. In between, others write.
+    async fn in_batches(&self, sql: &Sql, values: &[Value<'_>]) -> Result<u64, StoreError> {
+        let mut changed = 0;
         loop {
-            let batch = self.db.execute(&DELETE, args![ended_before, DELETION_BATCH]).await?;
-            deleted += batch;
-            if batch < u64::from(DELETION_BATCH) {
-                return Ok(deleted);
+            let batch = self.db.execute(sql, values).await?;
+            changed += batch;
+            if batch < u64::from(BATCH) {
+                return Ok(changed);
             }
         }
     }

@@ -101,7 +101,7 @@ async fn run(db: &Db, migrations: &[Migration]) -> Result<(), StoreError> {
     }
     for migration in migrations.iter().filter(|migration| migration.version > found) {
         let script = match &tx {
-            Tx::Sqlite(_) => migration.sqlite,
+            Tx::Sqlite { .. } => migration.sqlite,
             Tx::Postgres { .. } => migration.postgres,
         };
         tx.script(script).await?;

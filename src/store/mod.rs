@@ -13,6 +13,7 @@ mod flows;
 mod freeze;
 mod grants;
 mod keyring;
+mod lanes;
 mod migrate;
 mod moves;
 mod provider_secrets;

@@ -7,6 +7,7 @@ use super::db::Tx;
 use super::error::StoreError;
 use super::events;
 use super::grants::lifetime_columns;
+use super::lanes::Lane;
 use super::sql::{Row, Value, args, statements, to_json};
 use crate::clock::Timestamp;
 use crate::domain::event::Event;
@@ -105,6 +106,8 @@ statements! {
     // Its account comes back too, in the same transaction.
     REVIVED { write_tokens!() "RETURNING id, state" }
     // A suspect is asked about again even if nobody wants its token.
+    // The same answer again: the word that it was stored was lost.
+    STANDS { "SELECT id, state FROM grants WHERE id = $1 AND account_id = $2 AND committed_fence = $3" }
     VERDICT {
         "UPDATE grants SET attempts = attempts + 1, lease_owner = NULL, lease_until = NULL,
             due_at = CASE WHEN state IN ('active', 'suspect') THEN CAST($6 AS BIGINT) END,
@@ -141,81 +144,109 @@ statements! {
 impl Store {
     /// Writes what a claim came to, if nothing newer is there.
     pub async fn record(&self, change: &GrantChange) -> Result<Recorded, StoreError> {
-        let GrantChange { grant, account, fence, .. } = *change;
-        match &change.outcome {
-            Outcome::Refreshed { access_token, refresh_token, token_type, scopes, metadata, freshness } => {
-                let scopes = scopes.as_ref().map(to_json).transpose()?;
-                let metadata = if metadata.is_empty() { None } else { Some(to_json(metadata)?) };
-                let (lifetime, assumed) = lifetime_columns(freshness.lifetime);
-                let values = args![
-                    grant,
-                    account,
-                    fence,
-                    access_token,
-                    refresh_token.as_ref(),
-                    token_type.as_str(),
-                    scopes.as_deref(),
-                    metadata.as_deref(),
-                    freshness.issued_at,
-                    lifetime,
-                    assumed,
-                    freshness.due_at,
-                    freshness.keep_alive_at,
-                ];
-                self.record_tokens(change, values).await
-            }
-            Outcome::Verdict { state, due_at, retry_not_before, reason, committed_fence, at } => {
-                // While verdicts are frozen a death is one more suspicion.
-                let kept = if *state == GrantState::Dead { GrantState::Suspect } else { *state };
-                let values =
-                    args![grant, account, fence, *committed_fence, kept.as_str(), *due_at, *retry_not_before, *at];
-                if *state == GrantState::Dead {
-                    let death = args![grant, account, fence, *committed_fence, *at];
-                    return self.record_death(change, death, values, reason.as_deref()).await;
+        self.record_all(std::slice::from_ref(change)).await?.pop().unwrap_or(Ok(Recorded::Superseded))
+    }
+
+    /// [`Self::record`] for several changes in one transaction; one answer each, in their order. If a change cannot be
+    /// stored, each is tried alone, so that it does no harm to the others.
+    ///
+    /// # Errors
+    ///
+    /// If the store is away: nothing was written, or its word of it was lost; recording again is harmless.
+    pub async fn record_all(&self, changes: &[GrantChange]) -> Result<Vec<Result<Recorded, StoreError>>, StoreError> {
+        match self.record_together(changes).await {
+            Ok(recorded) => Ok(recorded.into_iter().map(Ok).collect()),
+            Err(error) if error.is_transient() => Err(error),
+            Err(error) if changes.len() == 1 => Ok(vec![Err(error)]),
+            Err(error) => {
+                tracing::error!(changes = changes.len(), %error, "a batch of results cannot be stored; storing them one by one");
+                let mut recorded = Vec::with_capacity(changes.len());
+                for change in changes {
+                    let one = self.record_together(std::slice::from_ref(change)).await;
+                    recorded.push(one.map(|one| one.first().copied().unwrap_or(Recorded::Superseded)));
                 }
-                recorded(self.db.change(&VERDICT, values).await?.first())
-            }
-            Outcome::Unanswered { due_at, retry_not_before } => {
-                let values = args![grant, account, fence, *due_at, *retry_not_before];
-                recorded(self.db.change(&UNANSWERED, values).await?.first())
+                Ok(recorded)
             }
         }
     }
 
-    async fn record_tokens(&self, change: &GrantChange, values: &[Value<'_>]) -> Result<Recorded, StoreError> {
-        // The usual case is one statement. Otherwise something newer is there, or the grant was taken for ended.
-        let outcome = recorded(self.db.change(&REFRESHED, values).await?.first())?;
-        if outcome != Recorded::Superseded {
-            return Ok(outcome);
-        }
-        let mut tx = self.db.begin().await?;
-        let outcome = recorded(tx.all(&REVIVED, values).await?.first())?;
-        // Not if it was linked again a moment ago: the account is another grant's then.
-        let revived = outcome == Recorded::Stored(GrantState::Active);
-        if revived && tx.execute(&ACCOUNT_RECOVERS, args![change.account]).await? == 1 {
-            tell(&mut tx, change).await?;
+    async fn record_together(&self, changes: &[GrantChange]) -> Result<Vec<Recorded>, StoreError> {
+        // Always in the order of their ids, so that two batches do not wait for each other.
+        let mut order = (0..changes.len()).collect::<Vec<_>>();
+        order.sort_by_key(|index| changes[*index].grant);
+        let mut recorded = vec![Recorded::Superseded; changes.len()];
+        let mut tx = self.db.lane(Lane::Results).begin().await?;
+        for index in order {
+            recorded[index] = record(&mut tx, &changes[index]).await?;
         }
         tx.commit().await?;
-        Ok(outcome)
+        Ok(recorded)
     }
+}
 
-    async fn record_death(
-        &self,
-        change: &GrantChange,
-        death: &[Value<'_>],
-        suspicion: &[Value<'_>],
-        reason: Option<&str>,
-    ) -> Result<Recorded, StoreError> {
-        let mut tx = self.db.begin().await?;
-        let mut outcome = recorded(tx.all(&DEATH, death).await?.first())?;
-        if outcome == Recorded::Superseded {
-            outcome = recorded(tx.all(&VERDICT, suspicion).await?.first())?;
-        } else if tx.execute(&ACCOUNT_ENDS, args![change.account, reason]).await? == 1 {
-            tell(&mut tx, change).await?;
+async fn record(tx: &mut Tx, change: &GrantChange) -> Result<Recorded, StoreError> {
+    let GrantChange { grant, account, fence, .. } = *change;
+    match &change.outcome {
+        Outcome::Refreshed { access_token, refresh_token, token_type, scopes, metadata, freshness } => {
+            let scopes = scopes.as_ref().map(to_json).transpose()?;
+            let metadata = if metadata.is_empty() { None } else { Some(to_json(metadata)?) };
+            let (lifetime, assumed) = lifetime_columns(freshness.lifetime);
+            let values = args![
+                grant,
+                account,
+                fence,
+                access_token,
+                refresh_token.as_ref(),
+                token_type.as_str(),
+                scopes.as_deref(),
+                metadata.as_deref(),
+                freshness.issued_at,
+                lifetime,
+                assumed,
+                freshness.due_at,
+                freshness.keep_alive_at,
+            ];
+            record_tokens(tx, change, values).await
         }
-        tx.commit().await?;
-        Ok(outcome)
+        Outcome::Verdict { state, due_at, retry_not_before, reason, committed_fence, at } => {
+            if *state == GrantState::Dead {
+                let values = args![grant, account, fence, *committed_fence, *at];
+                if recorded(tx.all(&DEATH, values).await?.first())? != Recorded::Superseded {
+                    if tx.execute(&ACCOUNT_ENDS, args![account, reason.as_deref()]).await? == 1 {
+                        tell(tx, change).await?;
+                    }
+                    return Ok(Recorded::Stored(GrantState::Dead));
+                }
+            }
+            // While verdicts are frozen a death is one more suspicion.
+            let kept = if *state == GrantState::Dead { GrantState::Suspect } else { *state };
+            let values = args![grant, account, fence, *committed_fence, kept.as_str(), *due_at, *retry_not_before, *at];
+            recorded(tx.all(&VERDICT, values).await?.first())
+        }
+        Outcome::Unanswered { due_at, retry_not_before } => {
+            let values = args![grant, account, fence, *due_at, *retry_not_before];
+            recorded(tx.all(&UNANSWERED, values).await?.first())
+        }
     }
+}
+
+async fn record_tokens(tx: &mut Tx, change: &GrantChange, values: &[Value<'_>]) -> Result<Recorded, StoreError> {
+    // The usual case is one statement. Otherwise something newer is there, or this answer itself, or the grant was
+    // taken for ended.
+    let outcome = recorded(tx.all(&REFRESHED, values).await?.first())?;
+    if outcome != Recorded::Superseded {
+        return Ok(outcome);
+    }
+    let outcome = recorded(tx.all(&REVIVED, values).await?.first())?;
+    if outcome == Recorded::Superseded {
+        return recorded(tx.all(&STANDS, args![change.grant, change.account, change.fence]).await?.first());
+    }
+    // Not if it was linked again a moment ago: the account is another grant's then.
+    let revived = outcome == Recorded::Stored(GrantState::Active);
+    if revived && tx.execute(&ACCOUNT_RECOVERS, args![change.account]).await? == 1 {
+        tell(tx, change).await?;
+    }
+    Ok(outcome)
 }
 
 async fn tell(tx: &mut Tx, change: &GrantChange) -> Result<(), StoreError> {

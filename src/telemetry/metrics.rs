@@ -34,6 +34,30 @@ pub const PROVIDER_PAUSED: &str = "token_wallet_provider_paused";
 
 /// Gauge: 1 while a `provider` (slug) refuses our client credentials.
 pub const PROVIDER_MISCONFIGURED: &str = "token_wallet_provider_misconfigured";
+/// Histogram: seconds from a provider's parsed answer to the acknowledged commit or the spool's sync.
+pub const ANSWER_DURABLE_SECONDS: &str = "token_wallet_answer_durable_seconds";
+
+/// Histogram: results that one transaction recorded.
+pub const COMMIT_BATCH: &str = "token_wallet_commit_batch_results";
+
+/// Gauge: answers in this process's spool.
+pub const SPOOL_RECORDS: &str = "token_wallet_spool_records";
+
+/// Counter: answers spooled.
+pub const SPOOL_APPENDS: &str = "token_wallet_spool_appends_total";
+
+/// Counter: answers that could not be spooled.
+pub const SPOOL_FAILURES: &str = "token_wallet_spool_failures_total";
+
+/// Counter: answers found in the spool that could not be read.
+pub const SPOOL_UNREADABLE: &str = "token_wallet_spool_unreadable_total";
+
+/// Upper bounds in seconds, finest where answers usually are, and around the moment of spooling.
+const DURABLE_BUCKETS: [f64; 16] =
+    [0.000_5, 0.001, 0.001_5, 0.002, 0.003, 0.005, 0.007_5, 0.01, 0.02, 0.05, 0.1, 0.15, 0.175, 0.2, 0.5, 1.0];
+
+/// Upper bounds in results.
+const BATCH_BUCKETS: [f64; 7] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0];
 
 /// Upper bounds in seconds: a hot get takes microseconds, a refresh waits for a provider.
 const REQUEST_BUCKETS: [f64; 12] = [0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
@@ -44,8 +68,15 @@ static RECORDER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 pub fn install() {
     RECORDER.get_or_init(|| {
         let builder = PrometheusBuilder::new();
-        let buckets = Matcher::Full(REQUEST_SECONDS.to_owned());
-        let handle = builder.set_buckets_for_metric(buckets, &REQUEST_BUCKETS).ok()?.install_recorder().ok()?;
+        let histograms: [(_, &[f64]); 3] = [
+            (REQUEST_SECONDS, &REQUEST_BUCKETS),
+            (ANSWER_DURABLE_SECONDS, &DURABLE_BUCKETS),
+            (COMMIT_BATCH, &BATCH_BUCKETS),
+        ];
+        let builder = histograms.into_iter().try_fold(builder, |builder, (name, buckets)| {
+            builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets)
+        });
+        let handle = builder.ok()?.install_recorder().ok()?;
         describe_counter!(REQUESTS, "Answered requests by method and gRPC code");
         describe_histogram!(REQUEST_SECONDS, Unit::Seconds, "Seconds until a request was answered, by method");
         describe_counter!(REFRESHES, "Refreshes by provider and outcome");
@@ -59,6 +90,12 @@ pub fn install() {
         describe_gauge!(BREAKER_OPEN, "1 while a provider fails and is sent nothing but probes");
         describe_gauge!(PROVIDER_PAUSED, "1 while a provider has asked to be sent nothing");
         describe_gauge!(PROVIDER_MISCONFIGURED, "1 while a provider refuses our client credentials");
+        describe_histogram!(ANSWER_DURABLE_SECONDS, Unit::Seconds, "Seconds until an answer was stored or spooled");
+        describe_histogram!(COMMIT_BATCH, "Results that one transaction recorded");
+        describe_gauge!(SPOOL_RECORDS, "Answers in the spool");
+        describe_counter!(SPOOL_APPENDS, "Answers spooled");
+        describe_counter!(SPOOL_FAILURES, "Answers that could not be spooled");
+        describe_counter!(SPOOL_UNREADABLE, "Answers in the spool that could not be read");
         Some(handle)
     });
 }
@@ -108,6 +145,41 @@ pub fn gate(provider: &str, breaker_open: bool, paused: bool, misconfigured: boo
     {
         gauge!(name, "provider" => provider.to_owned()).set(if holds { 1.0 } else { 0.0 });
     }
+}
+
+/// Notes that an answer is safe, in the store or in the spool.
+pub fn answer_durable(after: Duration) {
+    histogram!(ANSWER_DURABLE_SECONDS).record(after);
+}
+
+/// Notes a transaction that recorded so many results.
+pub fn committed(results: usize) {
+    histogram!(COMMIT_BATCH).record(lossy(results));
+}
+
+/// Says how many answers are in the spool.
+pub fn spool_records(records: usize) {
+    gauge!(SPOOL_RECORDS).set(lossy(records));
+}
+
+/// Counts a spooled answer.
+pub fn spool_appended() {
+    counter!(SPOOL_APPENDS).increment(1);
+}
+
+/// Counts an answer that could not be spooled.
+pub fn spool_failed() {
+    counter!(SPOOL_FAILURES).increment(1);
+}
+
+/// Counts answers of the spool that could not be read.
+pub fn spool_unreadable(answers: usize) {
+    counter!(SPOOL_UNREADABLE).increment(answers as u64);
+}
+
+/// A count as metrics have it. It is never so large that a digit is lost.
+fn lossy(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]

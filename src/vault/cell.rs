@@ -9,9 +9,12 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::envelope::Fields;
+use crate::clock::Timestamp;
 use crate::domain::provider::{Lifetime, Profile, TokenAnswer};
 use crate::domain::scopes::Scopes;
 use crate::domain::secret::{AccessToken, AuthorizationCode, ClientSecret, PkceVerifier, RefreshToken};
+use crate::domain::spool::{Entry, ExchangeAnswer, RefreshAnswer};
+use crate::domain::user::UserId;
 
 /// A column, as `table.column`. A ciphertext opens in the column that it was sealed for and in no other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,35 +101,111 @@ struct ParkedAnswer {
     metadata: BTreeMap<String, String>,
 }
 
+impl ParkedAnswer {
+    fn of(answer: &TokenAnswer) -> Self {
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            access_token: Zeroizing::new(answer.access_token.expose().to_owned()),
+            refresh_token: answer.refresh_token.as_ref().map(|token| Zeroizing::new(token.expose().to_owned())),
+            token_type: answer.token_type.clone(),
+            lifetime: answer.lifetime.span().map(millis),
+            lifetime_assumed: matches!(answer.lifetime, Lifetime::Assumed(_)),
+            scopes: answer.scopes.clone(),
+            metadata: answer.metadata.clone(),
+        }
+    }
+
+    fn into_answer(self) -> TokenAnswer {
+        TokenAnswer {
+            access_token: AccessToken::new(self.access_token.as_str()),
+            refresh_token: self.refresh_token.map(|token| RefreshToken::new(token.as_str())),
+            token_type: self.token_type,
+            lifetime: match self.lifetime.map(Duration::from_millis) {
+                Some(span) if self.lifetime_assumed => Lifetime::Assumed(span),
+                Some(span) => Lifetime::Stated(span),
+                None => Lifetime::Endless,
+            },
+            scopes: self.scopes,
+            metadata: self.metadata,
+        }
+    }
+}
+
 impl Cell for TokenAnswer {
     const PLACE: Place = Place("flows.answer");
 
     fn to_plain(&self) -> Option<Zeroizing<Vec<u8>>> {
-        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        to_json(&ParkedAnswer {
-            access_token: Zeroizing::new(self.access_token.expose().to_owned()),
-            refresh_token: self.refresh_token.as_ref().map(|token| Zeroizing::new(token.expose().to_owned())),
-            token_type: self.token_type.clone(),
-            lifetime: self.lifetime.span().map(millis),
-            lifetime_assumed: matches!(self.lifetime, Lifetime::Assumed(_)),
-            scopes: self.scopes.clone(),
-            metadata: self.metadata.clone(),
+        to_json(&ParkedAnswer::of(self))
+    }
+
+    fn from_plain(plain: Zeroizing<Vec<u8>>) -> Option<Self> {
+        serde_json::from_slice(&plain).ok().map(ParkedAnswer::into_answer)
+    }
+}
+
+/// How an [`Entry`] is spooled. Ids are text, times are Unix milliseconds. The tag stands outside: one within would have
+/// the reader make copies of the secrets that nobody wipes.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum SpooledEntry {
+    Refresh {
+        grant: String,
+        account: String,
+        user: String,
+        provider: String,
+        fence: i64,
+        sent_at: i64,
+        due_at: Option<i64>,
+        keep_alive_at: Option<i64>,
+        answer: ParkedAnswer,
+    },
+    Exchange {
+        flow: String,
+        answer: ParkedAnswer,
+    },
+}
+
+impl Cell for Entry {
+    const PLACE: Place = Place("spool.record");
+
+    fn to_plain(&self) -> Option<Zeroizing<Vec<u8>>> {
+        to_json(&match self {
+            Self::Refresh(refresh) => SpooledEntry::Refresh {
+                grant: refresh.grant.to_string(),
+                account: refresh.account.to_string(),
+                user: refresh.user.to_string(),
+                provider: refresh.provider.to_string(),
+                fence: refresh.fence,
+                sent_at: refresh.sent_at.millis(),
+                due_at: refresh.due_at.map(Timestamp::millis),
+                keep_alive_at: refresh.keep_alive_at.map(Timestamp::millis),
+                answer: ParkedAnswer::of(&refresh.answer),
+            },
+            Self::Exchange(exchange) => {
+                let answer = ParkedAnswer::of(&exchange.answer);
+                SpooledEntry::Exchange { flow: exchange.flow.to_string(), answer }
+            }
         })
     }
 
     fn from_plain(plain: Zeroizing<Vec<u8>>) -> Option<Self> {
-        let parked: ParkedAnswer = serde_json::from_slice(&plain).ok()?;
-        Some(Self {
-            access_token: AccessToken::new(parked.access_token.as_str()),
-            refresh_token: parked.refresh_token.map(|token| RefreshToken::new(token.as_str())),
-            token_type: parked.token_type,
-            lifetime: match parked.lifetime.map(Duration::from_millis) {
-                Some(span) if parked.lifetime_assumed => Lifetime::Assumed(span),
-                Some(span) => Lifetime::Stated(span),
-                None => Lifetime::Endless,
-            },
-            scopes: parked.scopes,
-            metadata: parked.metadata,
+        Some(match serde_json::from_slice(&plain).ok()? {
+            SpooledEntry::Refresh { grant, account, user, provider, fence, sent_at, due_at, keep_alive_at, answer } => {
+                Self::Refresh(RefreshAnswer {
+                    grant: grant.parse().ok()?,
+                    account: account.parse().ok()?,
+                    user: UserId::parse(user).ok()?,
+                    provider: provider.parse().ok()?,
+                    fence,
+                    sent_at: Timestamp::from_millis(sent_at),
+                    due_at: due_at.map(Timestamp::from_millis),
+                    keep_alive_at: keep_alive_at.map(Timestamp::from_millis),
+                    answer: answer.into_answer(),
+                })
+            }
+            SpooledEntry::Exchange { flow, answer } => {
+                Self::Exchange(ExchangeAnswer { flow: flow.parse().ok()?, answer: answer.into_answer() })
+            }
         })
     }
 }
@@ -215,22 +294,50 @@ mod tests {
         assert_eq!(Person::from_plain(plain), Some(person));
     }
 
+    fn answer(lifetime: Lifetime) -> TokenAnswer {
+        TokenAnswer {
+            access_token: AccessToken::new("at"),
+            refresh_token: Some(RefreshToken::new("rt")),
+            token_type: "Bearer".to_owned(),
+            lifetime,
+            scopes: Some(["read".to_owned()].into_iter().collect()),
+            metadata: [("shop".to_owned(), "one".to_owned())].into(),
+        }
+    }
+
     #[test]
     fn a_parked_answer_reads_back_whole() {
         let lifetimes =
             [Lifetime::Stated(Duration::from_secs(90)), Lifetime::Assumed(Duration::from_hours(1)), Lifetime::Endless];
         for lifetime in lifetimes {
-            let answer = TokenAnswer {
-                access_token: AccessToken::new("at"),
-                refresh_token: Some(RefreshToken::new("rt")),
-                token_type: "Bearer".to_owned(),
-                lifetime,
-                scopes: Some(["read".to_owned()].into_iter().collect()),
-                metadata: [("shop".to_owned(), "one".to_owned())].into(),
-            };
+            let answer = answer(lifetime);
             let plain = answer.to_plain().unwrap();
             assert_eq!(plain.capacity(), plain.len());
             assert!(TokenAnswer::from_plain(plain) == Some(answer), "{lifetime:?}");
+        }
+    }
+
+    #[test]
+    fn a_spooled_entry_reads_back_whole() {
+        use crate::domain::ids::{AccountId, FlowId, GrantId, ProviderId};
+        let now = Timestamp::from_millis(1_800_000_000_000);
+        let refresh = RefreshAnswer {
+            grant: GrantId::new(now),
+            account: AccountId::new(now),
+            user: UserId::parse("Zoë \"Z\"").unwrap(),
+            provider: ProviderId::new(now),
+            fence: 7,
+            sent_at: now,
+            due_at: None,
+            keep_alive_at: None,
+            answer: answer(Lifetime::Endless),
+        };
+        let exchange = ExchangeAnswer { flow: FlowId::new(now), answer: answer(Lifetime::Endless) };
+        let due = RefreshAnswer { due_at: Some(now.plus(Duration::from_mins(50))), ..refresh.clone() };
+        for entry in [Entry::Refresh(refresh), Entry::Refresh(due), Entry::Exchange(exchange)] {
+            let plain = entry.to_plain().unwrap();
+            assert_eq!(plain.capacity(), plain.len());
+            assert!(Entry::from_plain(plain) == Some(entry));
         }
     }
 

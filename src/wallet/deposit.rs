@@ -1,7 +1,6 @@
 //! Deposits: a code is redeemed once, its answer parked at once, and the grant made from it.
 
-use super::refresh::{FIRST_PAUSE, LAST_PAUSE};
-use super::{FlowIds, Ids, Wallet, spread};
+use super::{FlowIds, Ids, Wallet, parked, spread};
 use crate::clock::Timestamp;
 use crate::domain::error::Failure;
 use crate::domain::event::{Event, EventKind};
@@ -11,6 +10,7 @@ use crate::domain::ids::{AccountId, GrantId};
 use crate::domain::policy;
 use crate::domain::provider::{Profile, TokenAnswer, Verdict};
 use crate::domain::secret::{AuthorizationCode, PkceVerifier};
+use crate::domain::spool::ExchangeAnswer;
 use crate::providers::{Entry, Permit, Provider};
 use crate::store::{ClaimedFlow, Deposit, Deposited, NewGrant};
 use crate::vault::Owner;
@@ -49,37 +49,14 @@ impl Wallet {
         let result = provider.exchange(&code, verifier.as_ref(), &flow.redirect_uri).await;
         let _ = self.0.registry.settle(provider, permit, &result).await;
         let answer = result.map_err(RedeemError::Verdict)?;
-        self.park(flow, &answer).await.map_err(RedeemError::Parking)?;
+        self.0.park(ExchangeAnswer { flow: flow.id, answer }, None).await.map_err(RedeemError::Parking)?;
         self.0.registry.accepted(provider, secret).await;
         Ok(())
     }
 
-    /// Parks an answer with its flow. It is the only copy that there is, so this does not give up on a store that is
-    /// away.
-    async fn park(&self, flow: &Flow, answer: &TokenAnswer) -> Result<(), Failure> {
-        let ids = FlowIds::of(flow);
-        let sealed = self.0.vault.seal(answer, &ids.row_alone()).map_err(|error| {
-            tracing::error!(flow = %flow.id, %error, "could not seal a provider's answer");
-            Failure::Internal
-        })?;
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match self.0.store.park_answer(flow.id, self.0.replica, &sealed).await {
-                Ok(true) => return Ok(()),
-                Ok(false) => return Err(Failure::FlowOutcomeUnknown),
-                Err(error) if error.is_transient() => {
-                    tracing::warn!(flow = %flow.id, %error, "the store does not take a provider's answer; trying again");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LAST_PAUSE);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
     /// Opens a parked answer.
     pub fn open_parked(&self, flow: &Flow, sealed: &crate::vault::Sealed<TokenAnswer>) -> Result<TokenAnswer, Failure> {
-        self.0.vault.open_cell(sealed, &FlowIds::of(flow).row_alone()).map_err(|_| {
+        self.0.vault.open_cell(sealed, &parked(&flow.id.to_string())).map_err(|_| {
             tracing::error!(flow = %flow.id, "a parked answer does not open");
             Failure::GrantQuarantined
         })

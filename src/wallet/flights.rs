@@ -54,18 +54,29 @@ impl Flights {
 }
 
 impl Flight {
+    /// Tells the passengers, those who board later too, what it will come to, while it is still under way. The grant does
+    /// not fly again before it has landed.
+    pub(super) fn tell(&self, landing: Landing) {
+        self.landed.send_if_modified(|told| {
+            let untold = told.is_none();
+            told.get_or_insert(landing);
+            untold
+        });
+    }
+
     /// Ends the flight: nobody joins it any more, and its passengers are told.
     pub(super) fn land(self, landing: Landing) {
         self.flights.lock().remove(&self.grant);
-        // Without passengers there is nobody to tell.
-        let _ = self.landed.send(Some(landing));
+        self.tell(landing);
     }
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        if self.landed.borrow().is_none() {
-            self.flights.lock().remove(&self.grant);
+        // Not the grant's next flight: it may have begun when this one landed.
+        let mut flights = self.flights.lock();
+        if flights.get(&self.grant).is_some_and(|seat| seat.same_channel(&self.landed.subscribe())) {
+            flights.remove(&self.grant);
         }
     }
 }
@@ -95,6 +106,19 @@ mod tests {
         flight.unwrap().land(Landing::Refreshed);
         assert_eq!((first.arrive().await, second.arrive().await), (Landing::Refreshed, Landing::Refreshed));
         assert!(flights.board(grant).1.is_some(), "the next one is a new flight");
+    }
+
+    #[tokio::test]
+    async fn passengers_told_early_get_off_and_the_grant_does_not_fly_before_it_has_landed() {
+        let (flights, grant) = (Flights::default(), GrantId::new(Timestamp::from_millis(0)));
+        let (first, flight) = flights.board(grant);
+        let flight = flight.unwrap();
+        flight.tell(Landing::Refreshed);
+        let (late, none) = flights.board(grant);
+        assert!(none.is_none());
+        assert_eq!((first.arrive().await, late.arrive().await), (Landing::Refreshed, Landing::Refreshed));
+        flight.land(Landing::Elsewhere);
+        assert!(flights.board(grant).1.is_some());
     }
 
     #[tokio::test]

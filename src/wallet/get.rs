@@ -59,8 +59,10 @@ impl Wallet {
         let mut refreshed = false;
         let mut look_again = FIRST_LOOK;
         loop {
-            let holding = choose(self.0.store.holdings(user, provider.id).await?, request.account)?;
+            let mut holdings = self.0.store.holdings(user, provider.id).await?;
             let now = self.0.clock.now();
+            self.0.answers.pending.lay_over(&mut holdings, now);
+            let holding = choose(holdings, request.account)?;
             let rejected = self.is_rejected(&holding, request).await?;
             let serve = if rejected {
                 holding.grant.serve_rejected(&request.need, now)

@@ -1,12 +1,16 @@
 //! Grants: deposit, get, refresh, sweep, withdraw.
 
+mod answers;
 mod deposit;
 mod flights;
 mod get;
+mod ledger;
+mod pending;
 mod probe;
 mod recover;
 mod refresh;
 mod replica;
+pub mod spool;
 mod sweep;
 mod verdict;
 
@@ -21,7 +25,8 @@ use crate::domain::error::Failure;
 use crate::domain::event::Event;
 use crate::domain::flow::Flow;
 use crate::domain::grant::Grant;
-use crate::domain::ids::{AccountId, ProviderId, ReplicaId};
+use crate::domain::ids::{AccountId, GrantId, ProviderId, ReplicaId};
+use crate::domain::user::UserId;
 use crate::providers::Registry;
 use crate::store::Store;
 use crate::vault::random::spread;
@@ -30,8 +35,10 @@ use crate::vault::{Owner, Vault};
 pub use deposit::RedeemError;
 pub use get::{Handout, TokenRequest};
 
+use answers::Answers;
 use flights::Flights;
 use replica::Pulse;
+use spool::Spool;
 
 /// Holds the grants of all users: takes them in, keeps them fresh, hands out their access tokens. Cheap to clone.
 #[derive(Clone)]
@@ -47,6 +54,8 @@ struct Inner {
     ahead_for: Duration,
     /// Redemptions under way in this process.
     flights: Flights,
+    /// What providers answered and the store has not taken yet.
+    answers: Answers,
     /// Providers whose due grants are being claimed.
     sweeping: Mutex<HashSet<ProviderId>>,
     /// When this replica began to run.
@@ -57,19 +66,33 @@ struct Inner {
     tasks: TaskTracker,
 }
 
+/// What a wallet stands on.
+pub struct Parts {
+    /// The store.
+    pub store: Store,
+    /// Seals tokens.
+    pub vault: Arc<Vault>,
+    /// The configured providers.
+    pub registry: Arc<Registry>,
+    /// The time.
+    pub clock: Clock,
+    /// Takes answers that the store does not take; says who this process is.
+    pub spool: Spool,
+    /// How long after a get its grant is refreshed ahead of the next one; zero means always.
+    pub ahead_for: Duration,
+    /// How long a refreshed token that only the spool has is served where other processes share the store.
+    pub serve_during_store_outage: Duration,
+    /// Runs what outlives its callers.
+    pub tasks: TaskTracker,
+}
+
 impl Wallet {
-    /// Over the store, with its tokens sealed by `vault`. Work that outlives its callers runs in `tasks`.
-    pub fn new(
-        store: Store,
-        vault: Arc<Vault>,
-        registry: Arc<Registry>,
-        clock: Clock,
-        replica: ReplicaId,
-        ahead_for: Duration,
-        tasks: TaskTracker,
-    ) -> Self {
-        let started_at = clock.now();
-        let (flights, sweeping, pulse) = (Flights::default(), Mutex::default(), Mutex::default());
+    /// Over its parts.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { store, vault, registry, clock, spool, ahead_for, serve_during_store_outage, tasks } = parts;
+        let (flights, sweeping, replica) = (Flights::default(), Mutex::default(), spool.replica());
+        let (started_at, pulse) = (clock.now(), Mutex::default());
+        let answers = Answers::new(&store, spool, serve_during_store_outage);
         Self(Arc::new(Inner {
             store,
             vault,
@@ -78,6 +101,7 @@ impl Wallet {
             replica,
             ahead_for,
             flights,
+            answers,
             sweeping,
             started_at,
             pulse,
@@ -109,11 +133,15 @@ struct Ids {
 
 impl Ids {
     fn of(grant: &Grant) -> Self {
+        Self::new(grant.id, grant.account, &grant.user, grant.provider)
+    }
+
+    fn new(grant: GrantId, account: AccountId, user: &UserId, provider: ProviderId) -> Self {
         Self {
-            grant: grant.id.to_string(),
-            account: grant.account.to_string(),
-            user: grant.user.to_string(),
-            provider: grant.provider.to_string(),
+            grant: grant.to_string(),
+            account: account.to_string(),
+            user: user.to_string(),
+            provider: provider.to_string(),
         }
     }
 
@@ -139,9 +167,9 @@ impl FlowIds {
     pub fn owner(&self) -> Owner<'_> {
         Owner { row: &self.flow, account: "", user: &self.user, provider: &self.provider, generation: 0 }
     }
+}
 
-    /// The owner of its parked answer: bound to the flow's row and nothing else.
-    fn row_alone(&self) -> Owner<'_> {
-        Owner { row: &self.flow, account: "", user: "", provider: "", generation: 0 }
-    }
+/// The owner of a flow's parked answer: bound to the flow's row and nothing else.
+const fn parked(flow: &str) -> Owner<'_> {
+    Owner { row: flow, account: "", user: "", provider: "", generation: 0 }
 }

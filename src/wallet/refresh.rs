@@ -4,17 +4,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::flights::{Landing, Passenger};
-use super::{Ids, Inner, Wallet, spread};
+use super::flights::{Flight, Landing, Passenger};
+use super::{Ids, Inner, Wallet};
 use crate::domain::doubt::Reuse;
 use crate::domain::error::Failure;
-use crate::domain::event::{Event, EventKind};
-use crate::domain::grant::{Freshness, Grant};
+use crate::domain::grant::Grant;
 use crate::domain::policy;
-use crate::domain::provider::{TokenAnswer, Verdict};
+use crate::domain::provider::Verdict;
 use crate::domain::secret::RefreshToken;
 use crate::providers::{Permit, Provider, Urgency};
-use crate::store::{Claim, GrantChange, Outcome, Recorded, StoreError};
+use crate::store::Claim;
 use crate::telemetry;
 
 /// A claim that could not be followed by its request within this is given back unsent: by then somebody else may
@@ -23,10 +22,6 @@ const LATEST_SEND: Duration = Duration::from_secs(5);
 
 /// When to ask again, if this process is shutting down: what is begun now might be cut off with its answer on the way.
 const STOPPING: Duration = Duration::from_secs(1);
-
-/// How often an answer that the store does not take is offered again, and how long the pauses grow.
-pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
-pub(super) const LAST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Why a grant is flown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +43,7 @@ impl Wallet {
         if let Some(flight) = flight {
             let (inner, judged) = (Arc::clone(&self.0), judged.clone());
             self.0.tasks.spawn(async move {
-                let landing = inner.run(&judged, errand).await;
+                let landing = inner.run(&flight, &judged, errand).await;
                 flight.land(landing.unwrap_or_else(Landing::Failed));
             });
         }
@@ -58,7 +53,7 @@ impl Wallet {
 
 impl Inner {
     /// Claims the grant, unless it has changed since it was judged, and redeems its refresh token.
-    async fn run(&self, judged: &Grant, errand: Errand) -> Result<Landing, Failure> {
+    async fn run(&self, flight: &Flight, judged: &Grant, errand: Errand) -> Result<Landing, Failure> {
         let provider = self.registry.by_id(judged.provider).await?;
         if let Some(landing) = self.doubt(&provider, judged, errand).await? {
             return Ok(landing);
@@ -79,7 +74,7 @@ impl Inner {
         }
         let harmless = provider.entry.reuse() == Reuse::Harmless;
         match self.store.claim(judged, harmless, self.replica, now, until).await? {
-            Some(claim) => Ok(self.redeem(&provider, claim, permit).await),
+            Some(claim) => Ok(self.redeem(flight, &provider, claim, permit).await),
             None => Ok(Landing::Elsewhere),
         }
     }
@@ -89,7 +84,8 @@ impl Inner {
     pub(super) async fn redeem_claimed(&self, provider: &Provider, claim: Claim, permit: Permit) {
         let (passenger, flight) = self.flights.board(claim.grant.id);
         if let Some(flight) = flight {
-            flight.land(self.redeem(provider, claim, permit).await);
+            let landing = self.redeem(&flight, provider, claim, permit).await;
+            flight.land(landing);
             return;
         }
         // The flight may be waiting for a permit itself.
@@ -100,11 +96,11 @@ impl Inner {
 
     /// Spends the claimed refresh token and stores what comes of it. Where the provider refuses one of our client
     /// secrets the next is tried, each under a claim of its own.
-    async fn redeem(&self, provider: &Provider, claim: Claim, permit: Permit) -> Landing {
+    async fn redeem(&self, flight: &Flight, provider: &Provider, claim: Claim, permit: Permit) -> Landing {
         let (mut grant, mut claimed_at) = (claim.grant, self.clock.boot());
-        let ids = Ids::of(&grant);
         let generation = grant.refresh_generation.unwrap_or_default();
-        let Ok(token) = self.vault.open_cell::<RefreshToken>(&claim.refresh_token, &ids.at(generation)) else {
+        let opened = self.vault.open_cell::<RefreshToken>(&claim.refresh_token, &Ids::of(&grant).at(generation));
+        let Ok(token) = opened else {
             self.quarantine(&grant, "refresh_token").await;
             return Landing::Failed(Failure::GrantQuarantined);
         };
@@ -118,8 +114,8 @@ impl Inner {
             let result = provider.refresh(&token, secret).await;
             let refused = matches!(result, Err(Verdict::Misconfigured(_)));
             let Some(next) = refused.then(|| secrets.next()).flatten() else { break (result, sent_at) };
-            let until = self.clock.now().plus(policy::LEASE);
-            match self.store.renew_claim(grant.id, grant.fence, self.replica, self.clock.now(), until).await {
+            let (now, fence) = (self.clock.now(), grant.fence);
+            match self.store.renew_claim(grant.id, fence, self.replica, now, now.plus(policy::LEASE)).await {
                 Ok(Some(renewed)) => (grant, claimed_at, secret) = (renewed.grant, self.clock.boot(), Some(next)),
                 Ok(None) => return Landing::Elsewhere,
                 Err(_) => break (result, sent_at),
@@ -132,7 +128,7 @@ impl Inner {
         telemetry::metrics::refresh(provider.slug.as_str(), outcome);
         match result {
             Ok(answer) => {
-                let landing = self.keep(provider, &grant, &ids, answer, sent_at).await;
+                let landing = self.keep(flight, provider, &grant, answer, sent_at).await;
                 if self.registry.accepted(provider, secret).await {
                     self.pull_forward(provider).await;
                 }
@@ -160,68 +156,5 @@ impl Inner {
             tracing::warn!(grant = %grant.id, %error, "could not give back a claim; its lease will run out");
         }
         Landing::Elsewhere
-    }
-
-    /// Stores a new token. It is the only copy that there may be, so this does not give up.
-    async fn keep(
-        &self,
-        provider: &Provider,
-        grant: &Grant,
-        ids: &Ids,
-        answer: TokenAnswer,
-        sent_at: crate::clock::Timestamp,
-    ) -> Landing {
-        let idle = provider.entry.idle_life();
-        let freshness = Freshness::of(&answer, true, idle, sent_at, self.load(provider.id), spread());
-        let sealed = self.vault.seal(&answer.access_token, &ids.at(grant.fence)).and_then(|access_token| {
-            let refresh_token = answer.refresh_token.as_ref();
-            let refresh_token = refresh_token.map(|token| self.vault.seal(token, &ids.at(grant.fence))).transpose()?;
-            Ok((access_token, refresh_token))
-        });
-        let (access_token, refresh_token) = match sealed {
-            Ok(sealed) => sealed,
-            Err(error) => {
-                tracing::error!(grant = %grant.id, %error, "could not seal a refreshed token");
-                return Landing::Failed(Failure::Internal);
-            }
-        };
-        let change = GrantChange {
-            grant: grant.id,
-            account: grant.account,
-            fence: grant.fence,
-            outcome: Outcome::Refreshed {
-                access_token,
-                refresh_token,
-                token_type: answer.token_type,
-                scopes: answer.scopes,
-                metadata: answer.metadata,
-                freshness,
-            },
-            event: Some(
-                Event::new(EventKind::AccountRecovered, self.clock.now(), grant.user.clone(), grant.provider)
-                    .account(grant.account)
-                    .grant(grant.id),
-            ),
-        };
-        match self.record_surely(&change).await {
-            Ok(Recorded::Stored(_)) => Landing::Refreshed,
-            Ok(Recorded::Superseded) => Landing::Elsewhere,
-            Err(error) => Landing::Failed(error.into()),
-        }
-    }
-
-    /// Offers a change to the store until it is taken; gives up only on a fault that time does not heal.
-    pub(super) async fn record_surely(&self, change: &GrantChange) -> Result<Recorded, StoreError> {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match self.store.record(change).await {
-                Err(error) if error.is_transient() => {
-                    tracing::warn!(grant = %change.grant, %error, "the store does not take a refreshed token; trying again");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LAST_PAUSE);
-                }
-                result => return result,
-            }
-        }
     }
 }

@@ -13,12 +13,15 @@ use tokio::net::TcpListener;
 
 use crate::store::Store;
 use crate::telemetry;
+use crate::wallet::Wallet;
 
 /// What readiness is judged by.
 #[derive(Clone)]
 pub struct Readiness {
     /// It must answer.
     pub store: Store,
+    /// Its spool must be writable.
+    pub wallet: Wallet,
     /// Names a job that keeps failing.
     pub failing_job: Arc<dyn Fn() -> Option<&'static str> + Send + Sync>,
 }
@@ -43,6 +46,9 @@ pub async fn serve(
 async fn ready(State(readiness): State<Readiness>) -> Response {
     if readiness.store.ping().await.is_err() {
         return (StatusCode::SERVICE_UNAVAILABLE, "not ready: the store does not answer\n").into_response();
+    }
+    if !readiness.wallet.spool_is_writable().await {
+        return (StatusCode::SERVICE_UNAVAILABLE, "not ready: the spool cannot be written\n").into_response();
     }
     match (readiness.failing_job)() {
         Some(job) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: job {job} keeps failing\n")).into_response(),

@@ -5,6 +5,7 @@
 mod callers;
 mod cli;
 mod dev;
+mod durable;
 mod flows;
 mod instances;
 mod layering;

@@ -139,8 +139,8 @@ async fn what_runs_out_of_time_fails_and_is_removed_later(store: &Fixture) {
 
     assert_eq!(store.expire_flows(at(599)).await.unwrap(), 0);
     assert_eq!(store.expire_flows(at(600)).await.unwrap(), 2);
-    assert_eq!(store.abandon_claimed_flows(at(10), at(600)).await.unwrap(), 0);
-    assert_eq!(store.abandon_claimed_flows(at(11), at(600)).await.unwrap(), 1);
+    assert_eq!(store.abandon_claimed_flows(at(10), &[], at(600)).await.unwrap(), 0);
+    assert_eq!(store.abandon_claimed_flows(at(11), &[], at(600)).await.unwrap(), 1);
     for (flow, failure) in
         [(&started, FlowFailure::Expired), (&returned, FlowFailure::Expired), (&claimed, FlowFailure::OutcomeUnknown)]
     {

@@ -1,5 +1,6 @@
 //! The store's contract: each case runs on a SQLite file and on a PostgreSQL database of its own.
 
+mod batches;
 mod callers;
 mod claims;
 mod deposits;

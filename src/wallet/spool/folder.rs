@@ -1,0 +1,128 @@
+//! Where spools are: numbered folders below one directory, each of one process at a time. A replica is its folder: who
+//! starts on it again is the same replica, and finds what the last life left over.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use super::SpoolError;
+use crate::clock::Timestamp;
+use crate::domain::ids::{InstanceId, ReplicaId};
+
+/// More processes do not share one directory.
+const MOST: usize = 1024;
+
+/// Whose spool is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Whose {
+    /// The instance.
+    pub instance: InstanceId,
+    /// The replica, where the store knows it (`SQLite`); else that of the first free folder.
+    pub replica: Option<ReplicaId>,
+}
+
+/// A folder, locked.
+pub(super) struct Folder {
+    pub(super) path: PathBuf,
+    pub(super) replica: ReplicaId,
+    /// Held until this is dropped.
+    _lock: File,
+}
+
+impl Folder {
+    /// Takes the first folder below `directory` that nobody holds and that is theirs, or nobody's: then it becomes
+    /// theirs.
+    pub(super) fn take(directory: &Path, whose: Whose, now: Timestamp) -> Result<Self, SpoolError> {
+        for number in 0..MOST {
+            let path = directory.join(number.to_string());
+            let Some(lock) = lock(&path).map_err(|error| SpoolError::io(&path, &error))? else { continue };
+            let replica = if let Some((instance, replica)) = owner(&path)? {
+                let theirs = instance == whose.instance && whose.replica.is_none_or(|known| known == replica);
+                theirs.then_some(replica)
+            } else {
+                let replica = whose.replica.unwrap_or_else(|| ReplicaId::new(now));
+                own(&path, whose.instance, replica).map_err(|error| SpoolError::io(&path, &error))?;
+                Some(replica)
+            };
+            if let Some(replica) = replica {
+                return Ok(Self { path, replica, _lock: lock });
+            }
+        }
+        Err(SpoolError::Crowded(directory.to_owned()))
+    }
+}
+
+/// Locks a folder, making it if it is not there, for its owner only. `None` if another process has it.
+fn lock(path: &Path) -> io::Result<Option<File>> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path.join("lock"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Whose folder it is.
+fn owner(path: &Path) -> Result<Option<(InstanceId, ReplicaId)>, SpoolError> {
+    let path = path.join("replica");
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(SpoolError::io(&path, &error)),
+    };
+    let ids = text.split_whitespace().collect::<Vec<_>>();
+    let [instance, replica] = ids[..] else { return Err(SpoolError::Nameless(path)) };
+    match (instance.parse(), replica.parse()) {
+        (Ok(instance), Ok(replica)) => Ok(Some((instance, replica))),
+        _ => Err(SpoolError::Nameless(path)),
+    }
+}
+
+/// Writes down whose folder it is; whole or not at all.
+fn own(path: &Path, instance: InstanceId, replica: ReplicaId) -> io::Result<()> {
+    let draft = path.join("replica.new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    writeln!(file, "{instance} {replica}")?;
+    file.sync_all()?;
+    std::fs::rename(&draft, path.join("replica"))?;
+    File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+
+    #[test]
+    fn each_process_has_a_folder_of_its_own_and_comes_back_to_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let take = |whose| Folder::take(directory.path(), whose, NOW).unwrap();
+        let (one, other) = (InstanceId::new(NOW), InstanceId::new(NOW));
+        let any = Whose { instance: one, replica: None };
+        let (first, second) = (take(any), take(any));
+        assert!(first.replica != second.replica && first.path != second.path);
+        let (path, replica) = (first.path.clone(), first.replica);
+        drop(first);
+        // Not another instance's, and not another replica's where the store knows which.
+        assert!(take(Whose { instance: other, ..any }).path != path);
+        let known = Whose { instance: one, replica: Some(ReplicaId::new(NOW)) };
+        assert_eq!(take(known).replica, known.replica.unwrap());
+        let again = take(any);
+        assert_eq!((again.path, again.replica), (path.clone(), replica));
+        let mode =
+            |path: &Path| std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions()) & 0o777;
+        assert_eq!((mode(&path), mode(&path.join("replica")), mode(&path.join("lock"))), (0o700, 0o600, 0o600));
+    }
+
+    #[test]
+    fn a_folder_that_does_not_say_whose_it_is_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let whose = Whose { instance: InstanceId::new(NOW), replica: None };
+        drop(Folder::take(directory.path(), whose, NOW).unwrap());
+        std::fs::write(directory.path().join("0/replica"), "").unwrap();
+        assert!(matches!(Folder::take(directory.path(), whose, NOW), Err(SpoolError::Nameless(_))));
+    }
+}

@@ -1,0 +1,321 @@
+//! Answers are kept, whatever the store does (faults.md S1, S2, S3, S6).
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use token_wallet::config::StoreUrl;
+use token_wallet::sandbox::{Faults, Hold, Options, Person, Rotation, TokenFaults};
+use tonic::Code;
+
+use crate::support::harness::{Engine, Harness, on_both_engines, reason, until};
+use crate::support::outage::{Outage, records, spooled};
+use crate::support::proxy::Proxy;
+use crate::support::service::Wallet;
+
+/// An answer is in the spool after 200 ms; a machine that is busy with other tests adds to that.
+const SPOOLED_BY: Duration = Duration::from_millis(600);
+
+/// Once the store is back, it has the answers by then.
+const STORED_BY: Duration = Duration::from_secs(1);
+
+/// The provider has rotated the refresh token, and its answer waits.
+fn answers_held() -> Faults {
+    let held = TokenFaults { hold: Some(Hold::After), ..TokenFaults::default() };
+    Faults { refresh: held.clone(), exchange: held, ..Faults::default() }
+}
+
+/// How long it takes until `done`, in steps of some milliseconds.
+#[expect(clippy::disallowed_methods, reason = "how long it really takes")]
+async fn time_until(what: &str, mut done: impl AsyncFnMut() -> bool) -> Duration {
+    let began = Instant::now();
+    while !done().await {
+        assert!(began.elapsed() < Duration::from_secs(10), "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    began.elapsed()
+}
+
+#[expect(clippy::print_stdout, reason = "figures that a person wants to see")]
+fn say(what: std::fmt::Arguments<'_>) {
+    println!("{what}");
+}
+
+fn people(count: usize) -> Options {
+    Options { people: (0..count).map(|n| Person::named(&format!("p{n}"))).collect(), ..Options::default() }
+}
+
+async fn linked(count: usize, engine: Engine) -> (Harness, Vec<String>) {
+    let harness = Harness::with(engine, people(count)).await;
+    let users: Vec<_> = (0..count).map(|n| format!("p{n}")).collect();
+    for user in &users {
+        harness.link(user, user).await;
+    }
+    (harness, users)
+}
+
+const STORED: &str = "SELECT COUNT(*) FROM grants WHERE committed_fence > 0 AND access_generation = committed_fence";
+
+on_both_engines! {
+    async fn s1_a_store_that_cannot_be_written_spends_no_refresh_token_and_serves_what_lives(engine) {
+        let harness = Harness::with(engine, people(2)).await;
+        harness.link("p0", "p0").await;
+        harness.pass(Duration::from_mins(40));
+        harness.link("p1", "p1").await;
+        let living = harness.get("p1").await.unwrap().access_token;
+        let outage = Outage::begin(&harness.config.store.url).await;
+        harness.pass(Duration::from_mins(30));
+        let refused = harness.get("p0").await.unwrap_err();
+        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "STORE_UNAVAILABLE"));
+        assert_eq!(harness.get("p1").await.unwrap().access_token, living);
+        assert!(harness.refreshes().is_empty(), "{:?}", harness.refreshes());
+        outage.end().await;
+        until("it is refreshed", async || harness.get("p0").await.is_ok()).await;
+        assert!(harness.is_accepted(&harness.get("p0").await.unwrap().access_token).await);
+        assert_eq!(harness.refreshes().len(), 1);
+    }
+
+    async fn s2_answers_that_the_store_does_not_take_are_spooled_and_stored_when_it_is_back(engine) {
+        // As many as the provider's gate lets pass at once.
+        const USERS: usize = 16;
+        let (harness, users) = linked(USERS, engine).await;
+        harness.sandbox.set_faults(answers_held());
+        harness.pass(Duration::from_hours(2));
+        let database = harness.database().await;
+        let gets = futures_util::future::join_all(users.iter().map(|user| harness.get(user)));
+        let failing = async {
+            harness.sandbox.wait_held(USERS).await;
+            let outage = Outage::begin(&harness.config.store.url).await;
+            harness.sandbox.release();
+            let after = time_until("all are spooled", async || spooled(&harness.config.spool_dir) == USERS).await;
+            (outage, after)
+        };
+        let (answers, (outage, after)) = tokio::join!(gets, failing);
+        say(format_args!("{USERS} answers were in the spool {after:?} after they were given"));
+        assert!(after < SPOOLED_BY, "{after:?}");
+        assert_eq!(database.number(STORED).await, 0);
+        for answer in answers {
+            // SQLite has no other process that could have taken the grant away.
+            match engine {
+                Engine::Sqlite => assert!(harness.is_accepted(&answer.unwrap().access_token).await),
+                Engine::Postgres => assert_eq!(reason(&answer.unwrap_err()), "STORE_UNAVAILABLE"),
+            }
+        }
+        outage.end().await;
+        let after = time_until("all are stored", async || database.number(STORED).await == 16).await;
+        say(format_args!("and in the store {after:?} after it was back"));
+        assert!(after < STORED_BY, "{after:?}");
+        until("the spool is empty", async || spooled(&harness.config.spool_dir) == 0).await;
+        for user in &users {
+            assert!(harness.is_accepted(&harness.get(user).await.unwrap().access_token).await);
+        }
+        assert_eq!(harness.refreshes().len(), USERS);
+        let metrics = harness.http.get(harness.ops("/metrics")).send().await.unwrap().text().await.unwrap();
+        for line in ["token_wallet_spool_appends_total ", "token_wallet_spool_records 0", "token_wallet_commit_batch_results_bucket"] {
+            assert!(metrics.contains(line), "{line} in {metrics}");
+        }
+    }
+
+    async fn s2_a_codes_answer_that_the_store_does_not_take_becomes_an_account_when_it_is_back(engine) {
+        let harness = Harness::start(engine).await;
+        let ticket = harness.ticket("u", "demo").await;
+        harness.sandbox.set_faults(answers_held());
+        let failing = async {
+            harness.sandbox.wait_held(1).await;
+            let outage = Outage::begin(&harness.config.store.url).await;
+            harness.sandbox.release();
+            let after = time_until("it is spooled", async || spooled(&harness.config.spool_dir) == 1).await;
+            assert!(after < SPOOLED_BY, "{after:?}");
+            // Long enough for a claimed flow to be taken for abandoned; the jobs run meanwhile.
+            harness.pass(Duration::from_mins(2));
+            outage.end().await;
+        };
+        let (completed, ()) = tokio::join!(harness.complete("u", &ticket), failing);
+        assert!(completed.unwrap().external_account.is_some());
+        until("the spool is empty", async || spooled(&harness.config.spool_dir) == 0).await;
+        assert!(harness.is_accepted(&harness.get("u").await.unwrap().access_token).await);
+        assert_eq!(harness.exchanges().len(), 1);
+    }
+
+    async fn s2_killed_with_answers_in_the_spool_the_next_process_stores_them(engine) {
+        let mut wallet = Wallet::running(engine, people(3)).await;
+        for user in ["p0", "p1"] {
+            wallet.link(user, user).await;
+        }
+        let ticket = wallet.ticket("p2", "p2").await;
+        wallet.sandbox.set_faults(answers_held());
+        wallet.age("%").await;
+        let killing = async {
+            wallet.sandbox.wait_held(3).await;
+            let outage = Outage::begin(wallet.store()).await;
+            wallet.sandbox.release();
+            let after = time_until("all are spooled", async || spooled(&spool_of(&wallet)) == 3).await;
+            say(format_args!("3 answers were in the spool {after:?} after they were given"));
+            assert!(after < SPOOLED_BY, "{after:?}");
+            wallet.kill();
+            outage
+        };
+        let (cut_off, outage) = tokio::join!(wallet.complete("p2", &ticket), killing);
+        assert!(cut_off.is_err());
+        wallet.end().await;
+        outage.end().await;
+        assert_eq!(wallet.database().await.number(STORED).await, 0);
+        wallet.start().await;
+        let database = wallet.database().await;
+        let parked = "SELECT COUNT(*) FROM flows WHERE state IN ('exchanged', 'done') AND user_id = 'p2'";
+        let after = time_until("all are stored", async || {
+            database.number(STORED).await == 2 && database.number(parked).await == 1
+        })
+        .await;
+        assert!(after < STORED_BY, "{after:?}");
+        for user in ["p0", "p1"] {
+            assert!(wallet.is_accepted(&wallet.get(user, "sandbox").await.unwrap().access_token).await);
+        }
+        assert!(wallet.complete("p2", &ticket).await.unwrap().external_account.is_some());
+        assert!(wallet.is_accepted(&wallet.get("p2", "sandbox").await.unwrap().access_token).await);
+        assert_eq!(wallet.token_requests("refresh_token").len(), 2);
+        assert_eq!(wallet.token_requests("authorization_code").len(), 3, "no code is sent twice");
+        until("the spool is empty", async || spooled(&spool_of(&wallet)) == 0).await;
+    }
+
+    async fn s2_a_spooled_answer_that_the_store_has_already_is_dropped_at_start(engine) {
+        let mut wallet = Wallet::running(engine, Options { rotation: Rotation::Never, ..people(1) }).await;
+        wallet.link("p0", "p0").await;
+        wallet.sandbox.set_faults(answers_held());
+        wallet.age("%").await;
+        wallet.sandbox.wait_held(1).await;
+        let outage = Outage::begin(wallet.store()).await;
+        wallet.sandbox.release();
+        time_until("it is spooled", async || spooled(&spool_of(&wallet)) == 1).await;
+        wallet.kill();
+        wallet.end().await;
+        outage.end().await;
+        // Somebody claimed and stored since.
+        let newer = "UPDATE grants SET fence = fence + 1, committed_fence = fence + 1, lease_owner = NULL, lease_until = NULL";
+        assert_eq!(wallet.database().await.execute(newer).await, 1);
+        wallet.start().await;
+        until("it is dropped", async || spooled(&spool_of(&wallet)) == 0).await;
+        let kept = "SELECT COUNT(*) FROM grants WHERE access_generation = 0";
+        assert_eq!(wallet.database().await.number(kept).await, 1, "the newer one is not overwritten");
+    }
+
+    async fn s2_the_window_between_an_answer_and_its_commit(engine) {
+        const ANSWERS: usize = 200;
+        let harness = Harness::start(engine).await;
+        harness.link("u", "demo").await;
+        for _ in 0..ANSWERS {
+            harness.pass(Duration::from_hours(2));
+            harness.get("u").await.unwrap();
+        }
+        let metrics = harness.http.get(harness.ops("/metrics")).send().await.unwrap().text().await.unwrap();
+        let (median, p99) = (quantile(&metrics, 0.5), quantile(&metrics, 0.99));
+        say(format_args!("{engine:?}: an answer was stored after {median:?} (median), {p99:?} (p99)"));
+        assert!(p99 < Duration::from_millis(200), "{p99:?}");
+        assert_eq!(harness.refreshes().len(), ANSWERS);
+    }
+}
+
+#[tokio::test]
+async fn s3_a_commit_whose_answer_is_lost_is_repeated_and_no_token_is_spent_again() {
+    let (harness, proxy) = behind_a_proxy().await;
+    proxy.cut_after_commit("UPDATE grants SET access_token");
+    harness.pass(Duration::from_hours(2));
+    let token = harness.get("p0").await.unwrap();
+    proxy.commits_lost(1).await;
+    assert!(harness.is_accepted(&token.access_token).await);
+    assert_eq!(harness.refreshes().len(), 1);
+    assert_eq!(harness.database().await.number(STORED).await, 1);
+    until("the spool is empty", async || spooled(&harness.config.spool_dir) == 0).await;
+}
+
+#[tokio::test]
+async fn s4_a_network_that_is_cut_or_silent_after_an_answer_loses_nothing() {
+    for weather in [Proxy::cut, Proxy::hold] {
+        let (harness, proxy) = behind_a_proxy().await;
+        harness.sandbox.set_faults(answers_held());
+        harness.pass(Duration::from_hours(2));
+        let database = harness.database().await;
+        let failing = async {
+            harness.sandbox.wait_held(1).await;
+            weather(&proxy);
+            harness.sandbox.release();
+            let after = time_until("it is spooled", async || spooled(&harness.config.spool_dir) == 1).await;
+            assert!(after < SPOOLED_BY, "{after:?}");
+            // Real time: longer than a try to connect takes.
+            for _ in 0..12 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            assert_eq!(database.number(STORED).await, 0);
+            proxy.heal();
+            let after = time_until("it is stored", async || database.number(STORED).await == 1).await;
+            say(format_args!("stored {after:?} after the network was back"));
+            assert!(after < STORED_BY, "{after:?}");
+        };
+        let (token, ()) = tokio::join!(harness.get("p0"), failing);
+        assert!(harness.is_accepted(&token.unwrap().access_token).await);
+        assert_eq!(harness.refreshes().len(), 1);
+    }
+}
+
+/// A wallet with a linked account that reaches PostgreSQL through a proxy.
+async fn behind_a_proxy() -> (Harness, Proxy) {
+    let (mut harness, _) = linked(1, Engine::Postgres).await;
+    let proxy = Proxy::start(harness.config.store.url.expose()).await;
+    let direct = std::mem::replace(&mut harness.config.store.url, StoreUrl::parse(proxy.url().to_owned()).unwrap());
+    harness.restart().await;
+    // For the test's own look at the database.
+    harness.config.store.url = direct;
+    (harness, proxy)
+}
+
+#[tokio::test]
+async fn s6_a_damaged_record_is_told_and_the_rest_is_stored() {
+    let mut wallet = Wallet::running(Engine::Sqlite, people(3)).await;
+    for user in ["p0", "p1", "p2"] {
+        wallet.link(user, user).await;
+    }
+    wallet.sandbox.set_faults(answers_held());
+    wallet.age("%").await;
+    wallet.sandbox.wait_held(3).await;
+    let outage = Outage::begin(wallet.store()).await;
+    wallet.sandbox.release();
+    time_until("all are spooled", async || spooled(&spool_of(&wallet)) == 3).await;
+    wallet.kill();
+    wallet.end().await;
+    outage.end().await;
+    let file = spool_of(&wallet).join("0/answers");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let damaged = records(&bytes)[1] + 300;
+    bytes[damaged] ^= 4;
+    std::fs::write(&file, &bytes).unwrap();
+    wallet.start().await;
+    let database = wallet.database().await;
+    time_until("the others are stored", async || database.number(STORED).await >= 2).await;
+    let metrics = wallet.http.get(wallet.ops("/metrics")).send().await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("token_wallet_spool_unreadable_total 1"), "{metrics}");
+    let log = std::fs::read_to_string(wallet.folder().join("logs/2.stderr")).unwrap();
+    assert!(log.lines().any(|line| line.contains("ERROR") && line.contains("unreadable=1")), "{log}");
+    assert!(std::fs::read(&file).unwrap()[damaged] == bytes[damaged], "it stays for somebody to look at");
+}
+
+/// Where the child's spool is.
+fn spool_of(wallet: &Wallet) -> PathBuf {
+    match wallet.store().sqlite_path() {
+        Some(path) => PathBuf::from(format!("{}.spool", path.display())),
+        None => wallet.folder().join("token-wallet.spool"),
+    }
+}
+
+/// A quantile of the time until answers were durable, within its bucket by proportion.
+fn quantile(metrics: &str, wanted: f64) -> Duration {
+    let mark = "token_wallet_answer_durable_seconds_bucket{le=\"";
+    let buckets: Vec<(f64, f64)> = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix(mark)?.split_once("\"} "))
+        .map(|(bound, count)| (bound.parse().unwrap(), count.parse().unwrap()))
+        .collect();
+    let rank = buckets.last().unwrap().1 * wanted;
+    let index = buckets.iter().position(|(_, count)| *count >= rank).unwrap();
+    let (lower, below) = if index == 0 { (0.0, 0.0) } else { buckets[index - 1] };
+    let (upper, count) = buckets[index];
+    Duration::from_secs_f64(lower + (upper - lower) * (rank - below) / (count - below))
+}

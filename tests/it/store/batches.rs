@@ -1,0 +1,140 @@
+//! Results stored together: one transaction, and a bad one does no harm to the others (faults.md N7, S3).
+
+use std::time::Duration;
+
+use sqlx::Connection as _;
+use token_wallet::domain::event::EventKind;
+use token_wallet::domain::grant::GrantState;
+use token_wallet::domain::ids::{AccountId, GrantId, ProviderId, ReplicaId};
+use token_wallet::store::{GrantChange, Recorded, Store};
+
+use super::records::refreshed;
+use super::{Fixture, NOW, at, event, new_flow, on_both_engines, unique_hash, user};
+use crate::support::harness::until;
+
+on_both_engines! {
+    n7_a_bad_row_does_no_harm_to_the_others_of_its_batch
+    n7_results_are_stored_while_housekeeping_removes_many_rows
+    s3_an_answer_recorded_twice_is_told_as_stored
+}
+
+struct Claimed {
+    provider: ProviderId,
+    account: AccountId,
+    grant: GrantId,
+}
+
+/// So many claimed grants of one provider, with fence 1.
+async fn claimed(store: &Fixture, count: usize) -> Vec<Claimed> {
+    let provider = store.configured("acme").await;
+    let mut all = Vec::new();
+    for number in 0..count {
+        let (account, grant) = store.linked(&user(&format!("u{number}")), provider, &format!("s{number}")).await;
+        assert!(store.claim(grant, 0, 0, ReplicaId::new(NOW), NOW, at(20)).await.unwrap().is_some());
+        all.push(Claimed { provider, account, grant });
+    }
+    all
+}
+
+fn change(Claimed { provider, account, grant }: &Claimed) -> GrantChange {
+    let event = event(EventKind::AccountRecovered, &user("u"), *provider).account(*account).grant(*grant);
+    GrantChange { grant: *grant, account: *account, fence: 1, outcome: refreshed(1), event: Some(event) }
+}
+
+async fn n7_a_bad_row_does_no_harm_to_the_others_of_its_batch(store: &Fixture) {
+    let claimed = claimed(store, 5).await;
+    // Newest first: answers come back in the order of the changes, whatever the order of writing.
+    let changes: Vec<_> = claimed.iter().rev().map(change).collect();
+    let bad = changes[2].grant;
+    if store.url.starts_with("sqlite:") {
+        let when = format!("WHEN NEW.id = '{bad}' BEGIN SELECT RAISE(ABORT, 'no'); END");
+        store.tamper(format!("CREATE TRIGGER bad BEFORE UPDATE ON grants {when}")).await;
+    } else {
+        let body = format!("BEGIN IF NEW.id = '{bad}' THEN RAISE 'no'; END IF; RETURN NEW; END");
+        store.tamper(format!("CREATE FUNCTION bad() RETURNS trigger LANGUAGE plpgsql AS $${body}$$")).await;
+        store.tamper("CREATE TRIGGER bad BEFORE UPDATE ON grants FOR EACH ROW EXECUTE FUNCTION bad()").await;
+    }
+    let recorded = store.record_all(&changes).await.unwrap();
+    for (index, recorded) in recorded.iter().enumerate() {
+        match recorded {
+            Ok(recorded) => assert_eq!((index != 2, *recorded), (true, Recorded::Stored(GrantState::Active))),
+            Err(error) => assert!(index == 2 && !error.is_transient(), "{error}"),
+        }
+    }
+    let stored = "SELECT COUNT(*) FROM grants WHERE access_generation = 1";
+    assert_eq!(store.number(stored).await, 4);
+}
+
+async fn s3_an_answer_recorded_twice_is_told_as_stored(store: &Fixture) {
+    let changes: Vec<_> = claimed(store, 2).await.iter().map(change).collect();
+    for _ in 0..2 {
+        for recorded in store.record_all(&changes).await.unwrap() {
+            assert_eq!(recorded.unwrap(), Recorded::Stored(GrantState::Active));
+        }
+    }
+}
+
+async fn n7_results_are_stored_while_housekeeping_removes_many_rows(store: &Fixture) {
+    const ROWS: u32 = 20_000;
+    let changes: Vec<_> = claimed(store, 20).await.iter().map(change).collect();
+    let provider = store.configured("old").await;
+    let flow = new_flow(&user("u"), provider);
+    assert!(store.start_flow(&flow, &unique_hash(flow.id), None).await.unwrap());
+    let (number, hash) = if store.url.starts_with("sqlite:") {
+        (
+            format!(
+                "(WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {ROWS}) SELECT i FROM n)"
+            ),
+            "CAST(n.i AS BLOB)",
+        )
+    } else {
+        (format!("(SELECT generate_series(1, {ROWS}) AS i)"), "CAST(CAST(n.i AS TEXT) AS BYTEA)")
+    };
+    store
+        .tamper(format!(
+            "INSERT INTO flows (id, state, client_id, user_id, provider_id, redirect_uri, scopes, state_hash, failure,
+                                created_at, expires_at, ended_at)
+             SELECT CAST(n.i AS TEXT), 'failed', client_id, user_id, provider_id, redirect_uri, scopes, {hash}, 'expired',
+                    created_at, expires_at, created_at
+             FROM flows, {number} n WHERE flows.id = '{}'",
+            flow.id
+        ))
+        .await;
+    let tidying = store.delete_flows(at(1));
+    let storing = async {
+        for change in &changes {
+            // Far below a lease, and far below what all of the housekeeping takes on a slow disk.
+            let recording = tokio::time::timeout(Duration::from_secs(2), store.record(change));
+            assert_eq!(recording.await.unwrap().unwrap(), Recorded::Stored(GrantState::Active));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let (deleted, ()) = tokio::join!(tidying, storing);
+    assert_eq!(deleted.unwrap(), u64::from(ROWS) + 20, "with those of the links");
+}
+
+#[tokio::test]
+async fn s4_results_are_stored_while_every_other_connection_is_busy() {
+    let store = Fixture::on_postgres().await;
+    let changes: Vec<_> = claimed(&store, 2).await.iter().map(change).collect();
+    let mut blocker = sqlx::PgConnection::connect(&store.url).await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE redirect_urls IN ACCESS EXCLUSIVE MODE").execute(&mut blocker).await.unwrap();
+    // One for each of the pool's connections, and more.
+    let waiting: Vec<_> = (0..20)
+        .map(|_| {
+            let store = Store::clone(&store);
+            tokio::spawn(async move { store.list_redirect_urls(None, 1).await })
+        })
+        .collect();
+    let blocked =
+        "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    until("the pool is exhausted", async || store.number(blocked).await == 8).await;
+    for recorded in store.record_all(&changes).await.unwrap() {
+        assert_eq!(recorded.unwrap(), Recorded::Stored(GrantState::Active));
+    }
+    assert_eq!(store.number(blocked).await, 8);
+    blocker.close().await.unwrap();
+    for waiting in waiting {
+        waiting.await.unwrap().unwrap();
+    }
+}
