@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use token_wallet::app::App;
 use token_wallet::config::StoreUrl;
 use token_wallet::sandbox::{Faults, Hold, Options, Person, Rotation, TokenFaults};
 use tonic::Code;
@@ -295,6 +296,18 @@ async fn s6_a_damaged_record_is_told_and_the_rest_is_stored() {
     let log = std::fs::read_to_string(wallet.folder().join("logs/2.stderr")).unwrap();
     assert!(log.lines().any(|line| line.contains("ERROR") && line.contains("unreadable=1")), "{log}");
     assert!(std::fs::read(&file).unwrap()[damaged] == bytes[damaged], "it stays for somebody to look at");
+}
+
+#[tokio::test]
+async fn s6_a_wallet_without_room_for_its_spool_does_not_start_and_says_why() {
+    let mut harness = Harness::start(Engine::Sqlite).await;
+    harness.stop().await;
+    let file = harness.config.spool_dir.join("0/answers");
+    std::fs::remove_file(&file).unwrap();
+    std::os::unix::fs::symlink("/dev/full", &file).unwrap();
+    let Err(error) = App::start(harness.config.clone(), harness.clock.clone()).await else { panic!("it started") };
+    assert!(error.to_string().contains("answers: No space left on device"), "{error}");
+    assert_eq!(error.exit_code(), 1, "once there is room it starts");
 }
 
 /// Where the child's spool is.
