@@ -216,6 +216,31 @@ on_both_engines! {
 }
 
 #[tokio::test]
+async fn s2_on_postgresql_a_spooled_token_is_served_for_as_long_as_the_operator_says() {
+    let (mut harness, _) = linked(1, Engine::Postgres).await;
+    harness.config.serve_during_store_outage = Duration::from_mins(1);
+    harness.restart().await;
+    harness.sandbox.set_faults(answers_held());
+    harness.pass(Duration::from_hours(2));
+    let failing = async {
+        harness.sandbox.wait_held(1).await;
+        let outage = Outage::begin(&harness.config.store.url).await;
+        harness.sandbox.release();
+        outage
+    };
+    let (token, outage) = tokio::join!(harness.get("p0"), failing);
+    let token = token.unwrap().access_token;
+    assert!(harness.is_accepted(&token).await);
+    assert_eq!(harness.database().await.number(STORED).await, 0);
+    assert_eq!(harness.get("p0").await.unwrap().access_token, token);
+    harness.pass(Duration::from_secs(61));
+    assert_eq!(harness.get("p0").await.unwrap_err().code(), Code::Unavailable);
+    outage.end().await;
+    until("it is stored", async || harness.get("p0").await.is_ok_and(|got| got.access_token == token)).await;
+    assert_eq!(harness.refreshes().len(), 1);
+}
+
+#[tokio::test]
 async fn s3_a_commit_whose_answer_is_lost_is_repeated_and_no_token_is_spent_again() {
     let (harness, proxy) = behind_a_proxy().await;
     proxy.cut_after_commit("UPDATE grants SET access_token");
