@@ -72,11 +72,17 @@ async fn keep(store: &Store, mut queue: mpsc::UnboundedReceiver<Posting>) {
             Ok(recorded) => {
                 metrics::committed(changes.len());
                 pause = FIRST_PAUSE;
-                for (recorded, told) in recorded.into_iter().zip(told.drain(..)) {
-                    // Its flight may be over.
-                    let _ = told.send(recorded);
+                let postings = std::mem::take(&mut changes).into_iter().zip(std::mem::take(&mut told));
+                for (recorded, (change, its)) in recorded.into_iter().zip(postings) {
+                    if recorded.as_ref().is_err_and(StoreError::is_transient) {
+                        // The store went away between two rows that are stored one by one.
+                        changes.push(change);
+                        told.push(its);
+                    } else {
+                        // Its flight may be over.
+                        let _ = its.send(recorded);
+                    }
                 }
-                changes.clear();
             }
             Err(error) => {
                 tracing::warn!(waiting = changes.len(), %error, "the store does not take what providers answered; trying again");

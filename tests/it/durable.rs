@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use token_wallet::app::App;
 use token_wallet::config::StoreUrl;
-use token_wallet::sandbox::{Faults, Hold, Options, Person, Rotation, TokenFaults};
+use token_wallet::sandbox::{Effect, Options, Person, Rotation, Rule};
 use tonic::Code;
 
 use crate::support::harness::{Engine, Harness, on_both_engines, reason, until};
@@ -19,9 +20,8 @@ const SPOOLED_BY: Duration = Duration::from_millis(600);
 const STORED_BY: Duration = Duration::from_secs(1);
 
 /// The provider has rotated the refresh token, and its answer waits.
-fn answers_held() -> Faults {
-    let held = TokenFaults { hold: Some(Hold::After), ..TokenFaults::default() };
-    Faults { refresh: held.clone(), exchange: held, ..Faults::default() }
+fn answers_held() -> [Rule; 2] {
+    [Rule::refresh(Effect::Hold).after(), Rule::exchange(Effect::Hold).after()]
 }
 
 /// How long it takes until `done`, in steps of some milliseconds.
@@ -215,6 +215,31 @@ on_both_engines! {
 }
 
 #[tokio::test]
+async fn s2_on_postgresql_a_spooled_token_is_served_for_as_long_as_the_operator_says() {
+    let (mut harness, _) = linked(1, Engine::Postgres).await;
+    harness.config.serve_during_store_outage = Duration::from_mins(1);
+    harness.restart().await;
+    harness.sandbox.set_faults(answers_held());
+    harness.pass(Duration::from_hours(2));
+    let failing = async {
+        harness.sandbox.wait_held(1).await;
+        let outage = Outage::begin(&harness.config.store.url).await;
+        harness.sandbox.release();
+        outage
+    };
+    let (token, outage) = tokio::join!(harness.get("p0"), failing);
+    let token = token.unwrap().access_token;
+    assert!(harness.is_accepted(&token).await);
+    assert_eq!(harness.database().await.number(STORED).await, 0);
+    assert_eq!(harness.get("p0").await.unwrap().access_token, token);
+    harness.pass(Duration::from_secs(61));
+    assert_eq!(harness.get("p0").await.unwrap_err().code(), Code::Unavailable);
+    outage.end().await;
+    until("it is stored", async || harness.get("p0").await.is_ok_and(|got| got.access_token == token)).await;
+    assert_eq!(harness.refreshes().len(), 1);
+}
+
+#[tokio::test]
 async fn s3_a_commit_whose_answer_is_lost_is_repeated_and_no_token_is_spent_again() {
     let (harness, proxy) = behind_a_proxy().await;
     proxy.cut_after_commit("UPDATE grants SET access_token");
@@ -295,6 +320,18 @@ async fn s6_a_damaged_record_is_told_and_the_rest_is_stored() {
     let log = std::fs::read_to_string(wallet.folder().join("logs/2.stderr")).unwrap();
     assert!(log.lines().any(|line| line.contains("ERROR") && line.contains("unreadable=1")), "{log}");
     assert!(std::fs::read(&file).unwrap()[damaged] == bytes[damaged], "it stays for somebody to look at");
+}
+
+#[tokio::test]
+async fn s6_a_wallet_without_room_for_its_spool_does_not_start_and_says_why() {
+    let mut harness = Harness::start(Engine::Sqlite).await;
+    harness.stop().await;
+    let file = harness.config.spool_dir.join("0/answers");
+    std::fs::remove_file(&file).unwrap();
+    std::os::unix::fs::symlink("/dev/full", &file).unwrap();
+    let Err(error) = App::start(harness.config.clone(), harness.clock.clone()).await else { panic!("it started") };
+    assert!(error.to_string().contains("answers: No space left on device"), "{error}");
+    assert_eq!(error.exit_code(), 1, "once there is room it starts");
 }
 
 /// Where the child's spool is.

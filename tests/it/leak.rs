@@ -84,6 +84,10 @@ impl Traces {
     fn folder(&mut self, place: &str, folder: &Path) {
         for entry in folder.read_dir().unwrap() {
             let path = entry.unwrap().path();
+            if path.is_dir() {
+                self.folder(place, &path);
+                continue;
+            }
             self.add(format!("{place}: {}", path.display()), std::fs::read(&path).unwrap());
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::Connection as _;
 use token_wallet::domain::event::EventKind;
 use token_wallet::domain::grant::GrantState;
-use token_wallet::domain::ids::{AccountId, GrantId, ProviderId, ReplicaId};
+use token_wallet::domain::ids::{AccountId, GrantId, ProviderId};
 use token_wallet::store::{GrantChange, Recorded, Store};
 
 use super::records::refreshed;
@@ -30,7 +30,7 @@ async fn claimed(store: &Fixture, count: usize) -> Vec<Claimed> {
     let mut all = Vec::new();
     for number in 0..count {
         let (account, grant) = store.linked(&user(&format!("u{number}")), provider, &format!("s{number}")).await;
-        assert!(store.claim(grant, 0, 0, ReplicaId::new(NOW), NOW, at(20)).await.unwrap().is_some());
+        store.claim_now(grant, NOW).await.unwrap();
         all.push(Claimed { provider, account, grant });
     }
     all
@@ -117,8 +117,8 @@ async fn n7_results_are_stored_while_housekeeping_removes_many_rows(store: &Fixt
 async fn s4_results_are_stored_while_every_other_connection_is_busy() {
     let store = Fixture::on_postgres().await;
     let changes: Vec<_> = claimed(&store, 2).await.iter().map(change).collect();
-    let mut blocker = sqlx::PgConnection::connect(&store.url).await.unwrap();
-    sqlx::raw_sql("BEGIN; LOCK TABLE redirect_urls IN ACCESS EXCLUSIVE MODE").execute(&mut blocker).await.unwrap();
+    let mut locked = sqlx::PgConnection::connect(&store.url).await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE redirect_urls IN ACCESS EXCLUSIVE MODE").execute(&mut locked).await.unwrap();
     // One for each of the pool's connections, and more.
     let waiting: Vec<_> = (0..20)
         .map(|_| {
@@ -126,14 +126,13 @@ async fn s4_results_are_stored_while_every_other_connection_is_busy() {
             tokio::spawn(async move { store.list_redirect_urls(None, 1).await })
         })
         .collect();
-    let blocked =
-        "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    until("the pool is exhausted", async || store.number(blocked).await == 8).await;
+    let waits = "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    until("the pool is exhausted", async || store.number(waits).await == 8).await;
     for recorded in store.record_all(&changes).await.unwrap() {
         assert_eq!(recorded.unwrap(), Recorded::Stored(GrantState::Active));
     }
-    assert_eq!(store.number(blocked).await, 8);
-    blocker.close().await.unwrap();
+    assert_eq!(store.number(waits).await, 8);
+    locked.close().await.unwrap();
     for waiting in waiting {
         waiting.await.unwrap().unwrap();
     }
