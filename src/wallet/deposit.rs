@@ -11,6 +11,7 @@ use crate::domain::ids::{AccountId, GrantId};
 use crate::domain::policy;
 use crate::domain::provider::{Profile, TokenAnswer, Verdict};
 use crate::domain::secret::{AuthorizationCode, PkceVerifier};
+use crate::failpoint::failpoint;
 use crate::providers::Provider;
 use crate::store::{ClaimedFlow, Deposit, Deposited, NewGrant};
 use crate::vault::Owner;
@@ -47,6 +48,7 @@ impl Wallet {
         let verifier: Option<PkceVerifier> = verifier.transpose().map_err(unsent)?;
         let answer =
             provider.exchange(&code, verifier.as_ref(), &flow.redirect_uri).await.map_err(RedeemError::Verdict)?;
+        failpoint!("link.exchanged");
         self.park(flow, &answer).await.map_err(RedeemError::Parking)
     }
 
@@ -61,7 +63,10 @@ impl Wallet {
         let mut pause = FIRST_PAUSE;
         loop {
             match self.0.store.park_answer(flow.id, self.0.replica, &sealed).await {
-                Ok(true) => return Ok(()),
+                Ok(true) => {
+                    failpoint!("link.parked");
+                    return Ok(());
+                }
                 Ok(false) => return Err(Failure::FlowOutcomeUnknown),
                 Err(error) if error.is_transient() => {
                     tracing::warn!(flow = %flow.id, %error, "the store does not take a provider's answer; trying again");
@@ -99,7 +104,10 @@ impl Wallet {
             };
             let deposit = self.deposit_of(flow, answer, profile, sent_at, (account, existing))?;
             match self.0.store.deposit(&deposit).await? {
-                Deposited::Done => return Ok(Outcome { account, created: !existing }),
+                Deposited::Done => {
+                    failpoint!("link.committed");
+                    return Ok(Outcome { account, created: !existing });
+                }
                 Deposited::Changed => {}
                 Deposited::LinkedToAnotherUser => return Err(Failure::AccountLinkedToAnotherUser),
                 Deposited::FlowGone => return Err(Failure::FlowOutcomeUnknown),

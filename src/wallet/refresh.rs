@@ -12,6 +12,7 @@ use crate::domain::grant::{Freshness, Grant};
 use crate::domain::policy;
 use crate::domain::provider::{TokenAnswer, Verdict};
 use crate::domain::secret::RefreshToken;
+use crate::failpoint::failpoint;
 use crate::providers::{Permit, Provider};
 use crate::store::{Claim, GrantChange, Holding, Outcome, Recorded, StoreError};
 use crate::telemetry;
@@ -54,6 +55,7 @@ impl Inner {
         if self.tasks.is_closed() {
             return Landing::Failed(Failure::ProviderUnavailable { retry_after: STOPPING });
         }
+        failpoint!("refresh.claiming");
         let now = self.clock.now();
         let until = now.plus(policy::LEASE);
         let (generation, fence) = (judged.access_generation, judged.fence);
@@ -80,6 +82,7 @@ impl Inner {
 
     /// Spends the claimed refresh token, once, and stores what comes of it.
     async fn redeem(&self, provider: &Provider, claim: Claim) -> Landing {
+        failpoint!("refresh.claimed");
         let (grant, claimed_at) = (claim.grant, self.clock.boot());
         let ids = Ids::of(&grant);
         let generation = grant.refresh_generation.unwrap_or_default();
@@ -91,13 +94,17 @@ impl Inner {
             return self.give_back(&grant).await;
         }
         let sent_at = self.clock.now();
+        failpoint!("refresh.sent");
         let result = provider.refresh(&token).await;
         telemetry::metrics::refresh(
             provider.slug.as_str(),
             result.as_ref().map_or_else(Verdict::as_str, |_| "refreshed"),
         );
         match result {
-            Ok(answer) => self.keep(&grant, &ids, answer, sent_at).await,
+            Ok(answer) => {
+                failpoint!("refresh.answered");
+                self.keep(&grant, &ids, answer, sent_at).await
+            }
             Err(verdict) => self.note(&grant, verdict).await,
         }
     }
@@ -143,7 +150,10 @@ impl Inner {
             ),
         };
         match self.record_surely(&change).await {
-            Ok(Recorded::Stored(_)) => Landing::Refreshed,
+            Ok(Recorded::Stored(_)) => {
+                failpoint!("refresh.committed");
+                Landing::Refreshed
+            }
             Ok(Recorded::Superseded) => Landing::Elsewhere,
             Err(error) => Landing::Failed(error.into()),
         }
