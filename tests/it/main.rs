@@ -4,12 +4,15 @@
 
 mod callers;
 mod cli;
+#[cfg(feature = "failpoints")]
+mod crash;
 mod dev;
 mod flows;
 mod instances;
 mod layering;
 mod leak;
 mod main_job;
+mod ordinary_build;
 mod outbound;
 mod processes;
 mod providers;
