@@ -9,4 +9,6 @@ pub mod file_hand;
 pub mod harness;
 pub mod peer;
 pub mod postgres;
+pub mod proxy;
 pub mod service;
+pub mod writer;
