@@ -1,4 +1,5 @@
 //! A wallet's life with a death in it: what is left to chance, and the processes before and after.
+#![expect(clippy::print_stderr, reason = "a run that fails tells what it saw")]
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;

@@ -27,7 +27,7 @@ use crate::support::service::Wallet;
 const AT_ONCE: usize = 5;
 
 /// How long a run may take, in real time.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 on_both_engines! {
     async fn s5_killed_before_the_claim_of_a_refresh(engine) {

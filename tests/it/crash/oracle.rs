@@ -14,6 +14,9 @@ const TICK: Duration = Duration::from_secs(10);
 const TICKS: usize = 6 * 60;
 const LOOK: Duration = Duration::from_millis(700);
 
+/// The least life of an hour's token that is handed out, in seconds.
+const FLOOR: i64 = 30;
+
 /// A user and what they had before.
 pub struct User {
     pub name: &'static str,
@@ -59,7 +62,9 @@ pub async fn judge(life: &Life, users: &mut [User]) {
     life.hand.advance(Duration::from_mins(58));
     settle(life, users).await;
     assert_eq!(users.iter().filter(|user| !user.over).map(|user| user.name).collect::<Vec<_>>(), kept);
-    users.iter().for_each(|user| redeemed_once(life, user));
+    for user in users.iter() {
+        redeemed_once(life, user);
+    }
     until("no lease is left", async || {
         let leases = "SELECT COUNT(*) FROM grants WHERE lease_until IS NOT NULL";
         life.wallet.database().await.number(leases).await == 0
@@ -82,6 +87,8 @@ async fn settle(life: &Life, users: &mut [User]) {
             match told {
                 Ok(told) => {
                     assert!(life.wallet.is_accepted(&told.access_token).await, "{} was given a dead token", user.name);
+                    let life_left = told.expire_time.unwrap().seconds - life.hand.clock.now().millis() / 1000;
+                    assert!(life_left >= FLOOR, "{} was given a token with {life_left} s to live", user.name);
                     if told.access_token == user.token {
                         left.push(user);
                     } else {
