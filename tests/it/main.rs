@@ -11,6 +11,7 @@ mod flows;
 mod instances;
 mod layering;
 mod leak;
+mod lost_commits;
 mod main_job;
 mod ordinary_build;
 mod outbound;
