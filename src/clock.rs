@@ -9,6 +9,10 @@ use tokio::sync::watch;
 /// How long a wait for the machine's clock sleeps at most before it looks again.
 const LONGEST_NAP: Duration = Duration::from_secs(1);
 
+/// How often a file is looked at for the time.
+#[cfg(feature = "failpoints")]
+const POLL: Duration = Duration::from_millis(3);
+
 /// A moment in UTC, in whole milliseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
@@ -63,6 +67,8 @@ pub struct Clock {
 enum Source {
     System,
     Moved(Arc<watch::Sender<Face>>),
+    #[cfg(feature = "failpoints")]
+    File(Arc<std::path::PathBuf>),
 }
 
 /// What a moved clock shows.
@@ -86,6 +92,17 @@ impl Clock {
     pub fn moved(at: Timestamp) -> (Self, Hand) {
         let face = Arc::new(watch::Sender::new(Face { wall: at, boot: at.since(Timestamp(0)) }));
         (Self::of(Source::Moved(Arc::clone(&face))), Hand(face))
+    }
+
+    /// A clock that another process moves: `path` holds its wall and its boot time, in milliseconds, with a space between
+    /// them, and is replaced as a whole. For crash tests.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read, now.
+    #[cfg(feature = "failpoints")]
+    pub fn from_file(path: std::path::PathBuf) -> std::io::Result<Self> {
+        read_face(&path).map(|_| Self::of(Source::File(Arc::new(path))))
     }
 
     /// The same clock as another process would read it: nothing is known of what it showed before.
@@ -112,6 +129,8 @@ impl Clock {
         match &self.source {
             Source::System => read(rustix::time::ClockId::Realtime),
             Source::Moved(face) => face.borrow().wall,
+            #[cfg(feature = "failpoints")]
+            Source::File(path) => face_of(path).wall,
         }
     }
 
@@ -123,6 +142,8 @@ impl Clock {
             #[cfg(not(any(target_os = "linux", target_os = "android")))]
             Source::System => read(rustix::time::ClockId::Monotonic).since(Timestamp(0)),
             Source::Moved(face) => face.borrow().boot,
+            #[cfg(feature = "failpoints")]
+            Source::File(path) => face_of(path).boot,
         }
     }
 
@@ -138,6 +159,12 @@ impl Clock {
             Source::Moved(face) => {
                 // An error would mean that the sender, which is held here, is gone.
                 let _ = face.subscribe().wait_for(|_| self.now() >= at).await;
+            }
+            #[cfg(feature = "failpoints")]
+            Source::File(_) => {
+                while self.now() < at {
+                    tokio::time::sleep(POLL).await;
+                }
             }
         }
     }
@@ -156,6 +183,22 @@ impl Hand {
     pub fn set(&self, at: Timestamp) {
         self.0.send_modify(|face| face.wall = at);
     }
+}
+
+#[cfg(feature = "failpoints")]
+fn read_face(path: &std::path::Path) -> std::io::Result<Face> {
+    let text = std::fs::read_to_string(path)?;
+    let face = text.split_once(' ').and_then(|(wall, boot)| {
+        let boot = Duration::from_millis(boot.trim_end().parse().ok()?);
+        Some(Face { wall: Timestamp(wall.parse().ok()?), boot })
+    });
+    face.ok_or_else(|| std::io::Error::new(std::io::ErrorKind::InvalidData, "expected: WALL BOOT, in milliseconds"))
+}
+
+/// Without its file the clock is no clock.
+#[cfg(feature = "failpoints")]
+fn face_of(path: &std::path::Path) -> Face {
+    read_face(path).unwrap_or_else(|error| panic!("the clock {} cannot be read: {error}", path.display()))
 }
 
 fn read(clock: rustix::time::ClockId) -> Timestamp {

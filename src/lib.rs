@@ -23,6 +23,7 @@ pub mod vault;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod failpoint;
 pub mod outbound;
 pub mod proto;
 pub mod telemetry;

@@ -33,8 +33,12 @@ impl Args {
         let mut config = self.config.load()?;
         config.bootstrap_admin_key_file = self.bootstrap_admin_key_file.or(config.bootstrap_admin_key_file);
         logs(&config.log)?;
+        #[cfg(feature = "failpoints")]
+        let clock = for_crash_tests()?;
+        #[cfg(not(feature = "failpoints"))]
+        let clock = Clock::system();
         let app = tokio::select! {
-            app = App::start(config, Clock::system()) => app?,
+            app = App::start(config, clock) => app?,
             () = stop.told() => return Ok(()),
         };
         let told = tokio::select! {
@@ -45,4 +49,17 @@ impl Args {
         anyhow::ensure!(told, "a listener broke; the log says which and why");
         Ok(())
     }
+}
+
+/// A crash test says where the process dies, and moves its clock by the file that `TOKEN_WALLET_CLOCK` names.
+#[cfg(feature = "failpoints")]
+fn for_crash_tests() -> anyhow::Result<Clock> {
+    use crate::{config, failpoint};
+    if let Some(step) = config::variable(failpoint::VARIABLE) {
+        failpoint::arm(&step.to_string_lossy())?;
+    }
+    Ok(match config::variable("TOKEN_WALLET_CLOCK") {
+        Some(path) => Clock::from_file(path.into())?,
+        None => Clock::system(),
+    })
 }

@@ -9,6 +9,7 @@ use crate::domain::flow::{Completion, Flow, FlowFailure, FlowState, Outcome};
 use crate::domain::ids::FlowId;
 use crate::domain::provider::Verdict;
 use crate::domain::secret::Ticket;
+use crate::failpoint::failpoint;
 use crate::providers::{self, Provider, Urgency};
 use crate::store::{ClaimedFlow, FlowStep};
 use crate::vault::random;
@@ -91,6 +92,7 @@ impl Linking {
             let Some(claimed) = linking.0.store.claim_flow(flow.id, linking.0.replica, now).await? else {
                 return Ok(None);
             };
+            failpoint!("link.claimed");
             linking.exchange(&flow, &claimed, &provider, permit).await?;
             linking.finish(flow.id).await.map(Some)
         });

@@ -8,6 +8,7 @@ use crate::domain::flow::{Flow, FlowFailure, TICKET_LIFE};
 use crate::domain::ids::FlowId;
 use crate::domain::provider::Slug;
 use crate::domain::secret::{AuthorizationCode, FlowState, Ticket};
+use crate::failpoint::failpoint;
 use crate::providers::Provider;
 use crate::store::FlowStep;
 use crate::vault::random;
@@ -110,6 +111,7 @@ impl Linking {
         if !self.0.store.return_flow(flow.id, &sealed, &hash, now.plus(life), now).await? {
             return Ok(Received::Bad);
         }
+        failpoint!("link.returned");
         Ok(match flow.redirect_url {
             Some(url) => Received::Redirect(url.with("ticket", ticket.expose())),
             None => Received::OwnPage { flow: flow.id, ticket },

@@ -9,6 +9,7 @@ use crate::domain::ids::{ApiClientId, FlowId};
 use crate::domain::instance::InstanceKind;
 use crate::domain::redirect::RedirectUrl;
 use crate::domain::scopes::Scopes;
+use crate::failpoint::failpoint;
 use crate::providers::Authorization;
 use crate::vault::random;
 
@@ -66,6 +67,7 @@ impl Linking {
         if !self.0.store.start_flow(&flow, &random::hash(state.expose()), sealed).await? {
             return Err(Failure::ProviderNotFound);
         }
+        failpoint!("link.opened");
         let authorization_url = provider.authorization_url(&Authorization {
             state: &state,
             verifier: &verifier,

@@ -21,6 +21,7 @@ use crate::domain::grant::{Freshness, Grant};
 use crate::domain::ids::FlowId;
 use crate::domain::provider::TokenAnswer;
 use crate::domain::spool::{Entry, ExchangeAnswer, RefreshAnswer};
+use crate::failpoint::failpoint;
 use crate::providers::Provider;
 use crate::store::{Engine, GrantChange, Outcome, Recorded, Store, StoreError};
 use crate::telemetry::metrics;
@@ -274,6 +275,7 @@ impl Inner {
         };
         let serve_for = answers.serve_for;
         let when_spooled = || {
+            failpoint!("refresh.spooled");
             if serve_for != Some(Duration::ZERO) {
                 let until = serve_for.map(|span| self.clock.now().plus(span));
                 answers.pending.insert(change.clone(), until);
@@ -292,6 +294,7 @@ impl Inner {
         };
         match stored {
             Ok(recorded) => {
+                failpoint!("refresh.committed");
                 answers.pending.remove(grant, fence);
                 if let Some(slip) = slip {
                     slip.done();
@@ -346,7 +349,10 @@ impl Inner {
         })?;
         let entry = Entry::Exchange(answer);
         let storing = Box::pin(self.park_surely(flow, &sealed));
-        let (stored, slip) = answers.until_stored(&entry, slip, storing, || {}).await;
+        let spooled = || {
+            failpoint!("link.spooled");
+        };
+        let (stored, slip) = answers.until_stored(&entry, slip, storing, spooled).await;
         match stored {
             Ok(parked) => {
                 if let Some(slip) = slip {

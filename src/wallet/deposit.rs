@@ -11,6 +11,7 @@ use crate::domain::policy;
 use crate::domain::provider::{Profile, TokenAnswer, Verdict};
 use crate::domain::secret::{AuthorizationCode, PkceVerifier};
 use crate::domain::spool::ExchangeAnswer;
+use crate::failpoint::failpoint;
 use crate::providers::{Entry, Permit, Provider};
 use crate::store::{ClaimedFlow, Deposit, Deposited, NewGrant};
 use crate::vault::Owner;
@@ -49,7 +50,9 @@ impl Wallet {
         let result = provider.exchange(&code, verifier.as_ref(), &flow.redirect_uri).await;
         let _ = self.0.registry.settle(provider, permit, &result).await;
         let answer = result.map_err(RedeemError::Verdict)?;
+        failpoint!("link.exchanged");
         self.0.park(ExchangeAnswer { flow: flow.id, answer }, None).await.map_err(RedeemError::Parking)?;
+        failpoint!("link.parked");
         self.0.registry.accepted(provider, secret).await;
         Ok(())
     }
@@ -81,7 +84,10 @@ impl Wallet {
             };
             let deposit = self.deposit_of(entry, flow, answer, profile, sent_at, (account, existing))?;
             match self.0.store.deposit(&deposit).await? {
-                Deposited::Done => return Ok(Outcome { account, created: !existing }),
+                Deposited::Done => {
+                    failpoint!("link.committed");
+                    return Ok(Outcome { account, created: !existing });
+                }
                 Deposited::Changed => {}
                 Deposited::LinkedToAnotherUser => return Err(Failure::AccountLinkedToAnotherUser),
                 Deposited::FlowGone => return Err(Failure::FlowOutcomeUnknown),

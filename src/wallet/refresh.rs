@@ -12,6 +12,7 @@ use crate::domain::grant::Grant;
 use crate::domain::policy;
 use crate::domain::provider::Verdict;
 use crate::domain::secret::RefreshToken;
+use crate::failpoint::failpoint;
 use crate::providers::{Permit, Provider, Urgency};
 use crate::store::Claim;
 use crate::telemetry;
@@ -63,6 +64,7 @@ impl Inner {
         if self.tasks.is_closed() {
             return Err(Failure::ProviderUnavailable { retry_after: STOPPING });
         }
+        failpoint!("refresh.claiming");
         let now = self.clock.now();
         let until = now.plus(policy::LEASE);
         if errand == Errand::Probe {
@@ -97,6 +99,7 @@ impl Inner {
     /// Spends the claimed refresh token and stores what comes of it. Where the provider refuses one of our client
     /// secrets the next is tried, each under a claim of its own.
     async fn redeem(&self, flight: &Flight, provider: &Provider, claim: Claim, permit: Permit) -> Landing {
+        failpoint!("refresh.claimed");
         let (mut grant, mut claimed_at) = (claim.grant, self.clock.boot());
         let generation = grant.refresh_generation.unwrap_or_default();
         let opened = self.vault.open_cell::<RefreshToken>(&claim.refresh_token, &Ids::of(&grant).at(generation));
@@ -111,6 +114,7 @@ impl Inner {
                 return self.give_back(&grant).await;
             }
             let sent_at = self.clock.now();
+            failpoint!("refresh.sent");
             let result = provider.refresh(&token, secret).await;
             let refused = matches!(result, Err(Verdict::Misconfigured(_)));
             let Some(next) = refused.then(|| secrets.next()).flatten() else { break (result, sent_at) };
@@ -128,6 +132,7 @@ impl Inner {
         telemetry::metrics::refresh(provider.slug.as_str(), outcome);
         match result {
             Ok(answer) => {
+                failpoint!("refresh.answered");
                 let landing = self.keep(flight, provider, &grant, answer, sent_at).await;
                 if self.registry.accepted(provider, secret).await {
                     self.pull_forward(provider).await;

@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 use super::{Inner, Wallet};
 use crate::domain::ids::ProviderId;
 use crate::domain::policy;
+use crate::failpoint::failpoint;
 use crate::providers::Urgency;
 use crate::store::StoreError;
 
@@ -55,6 +56,7 @@ impl Sweep {
                 // Shutting down: what is begun now might be cut off with its answer on the way.
                 return Ok(());
             }
+            failpoint!("refresh.claiming");
             let now = inner.clock.now();
             let limit = u32::try_from(permits.len()).unwrap_or(u32::MAX);
             let claims =

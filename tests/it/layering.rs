@@ -24,7 +24,7 @@ const FLOORS: &[&[&str]] = &[
     &["vault"],
     &["config", "telemetry", "proto", "outbound", "sandbox"],
     &["domain"],
-    &["clock"],
+    &["clock", "failpoint"],
 ];
 
 /// Rooms that may name less than the floors below them.

@@ -4,13 +4,17 @@
 
 mod callers;
 mod cli;
+#[cfg(feature = "failpoints")]
+mod crash;
 mod dev;
 mod durable;
 mod flows;
 mod instances;
 mod layering;
 mod leak;
+mod lost_commits;
 mod main_job;
+mod ordinary_build;
 mod outbound;
 mod processes;
 mod provider_changes;

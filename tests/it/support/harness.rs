@@ -30,6 +30,7 @@ use tonic_types::StatusExt as _;
 use super::browser;
 use super::database::Database;
 use super::postgres::{self, TestDatabase};
+use super::proxy::Proxy;
 
 /// When every test begins.
 pub const BEGIN: Timestamp = Timestamp::from_millis(1_800_000_000_000);
@@ -119,6 +120,18 @@ impl Harness {
         let harness = Self::bare(engine, options, |_| {}).await;
         harness.configure().await;
         harness
+    }
+
+    /// On a PostgreSQL database that is reached through a proxy.
+    pub async fn through_proxy(options: Options) -> (Self, Proxy) {
+        let mut proxy = None;
+        let harness = Self::bare(Engine::Postgres, options, |config| {
+            let before = proxy.insert(Proxy::start(config.store.url.expose()));
+            config.store.url = StoreUrl::parse(before.url().to_owned()).unwrap();
+        })
+        .await;
+        harness.configure().await;
+        (harness, proxy.unwrap())
     }
 
     /// A production instance on `engine`, with nothing configured.

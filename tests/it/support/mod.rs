@@ -4,6 +4,8 @@ pub mod browser;
 pub mod canary;
 pub mod child;
 pub mod database;
+#[cfg(feature = "failpoints")]
+pub mod file_hand;
 pub mod harness;
 pub mod outage;
 pub mod peer;

@@ -44,10 +44,12 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 impl Proxy {
     /// Before the server of `database_url`.
-    pub async fn start(database_url: &str) -> Self {
+    pub fn start(database_url: &str) -> Self {
         let mut url: Url = database_url.parse().unwrap();
         let server = server(&url);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let listener = TcpListener::from_std(listener).unwrap();
         url.set_host(Some("127.0.0.1")).unwrap();
         url.set_port(Some(listener.local_addr().unwrap().port())).unwrap();
         // The proxy reads along.
@@ -271,7 +273,7 @@ mod tests {
     async fn table() -> (TestDatabase, Proxy) {
         let database = postgres::database().await;
         connect(&database.url).await.unwrap().execute("CREATE TABLE t (n BIGINT)").await.unwrap();
-        let proxy = Proxy::start(&database.url).await;
+        let proxy = Proxy::start(&database.url);
         (database, proxy)
     }
 

@@ -130,10 +130,15 @@ impl Wallet {
 
     /// Starts `serve` and waits until it is ready.
     pub async fn start(&mut self) {
+        self.start_with(&[]).await;
+    }
+
+    /// The same, with variables for this process alone.
+    pub async fn start_with(&mut self, variables: &[(&str, &str)]) {
         assert!(self.process.is_none());
         self.starts += 1;
         let log = |stream: &str| self.folder.path().join(format!("logs/{}.{stream}", self.starts));
-        let mut command = self.command(&["serve"], &[]);
+        let mut command = self.command(&["serve"], variables);
         command.stdout(File::create(log("stdout")).unwrap()).stderr(File::create(log("stderr")).unwrap());
         let mut child = Running(command.spawn().unwrap());
         let began = tokio::time::timeout(PATIENCE, async {

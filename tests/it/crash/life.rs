@@ -1,0 +1,120 @@
+//! A wallet's life with a death in it: what is left to chance, and the processes before and after.
+#![expect(clippy::print_stderr, reason = "a run that fails tells what it saw")]
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use token_wallet::failpoint::VARIABLE;
+use token_wallet::sandbox::{DEFAULT_CLIENT_SECRET, Options, Rotation};
+
+use crate::support::file_hand::FileHand;
+use crate::support::harness::{BEGIN, Engine};
+use crate::support::service::Wallet;
+
+/// Longer than any of the wallet's waits: it lasts until whoever is in doubt has tried again.
+const GRACE: Duration = Duration::from_hours(2);
+
+/// What becomes of redeemed refresh tokens at the provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// They are dead at once.
+    Dead,
+    /// They answer again for [`GRACE`].
+    Grace,
+    /// They are dead at once, and one that is presented again takes everything with it.
+    Family,
+}
+
+/// What a run leaves to chance, decided by its seed.
+pub struct Chance {
+    pub step: &'static str,
+    pub engine: Engine,
+    pub seed: u64,
+    state: u64,
+}
+
+impl Chance {
+    pub fn new(step: &'static str, engine: Engine, seed: u64) -> Self {
+        let run = step.bytes().chain([u8::from(engine == Engine::Postgres)]);
+        let state = run.fold(seed, |state, byte| state.wrapping_mul(0x0100_0000_01b3) ^ u64::from(byte));
+        Self { step, engine, seed, state }
+    }
+
+    /// A number below `limit`, by splitmix64.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.state;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (bits ^ (bits >> 31)) % limit
+    }
+
+    pub fn flip(&mut self) -> bool {
+        self.below(2) == 0
+    }
+
+    /// Between the first second and the last.
+    pub fn seconds(&mut self, first: u64, last: u64) -> Duration {
+        Duration::from_secs(first + self.below(last - first + 1))
+    }
+
+    /// Seeds that follow each other meet all manners.
+    pub fn manner(&self) -> Manner {
+        [Manner::Grace, Manner::Dead, Manner::Family][usize::try_from(self.seed % 3).unwrap()]
+    }
+}
+
+/// The wallet, its sandbox, and the time of both.
+pub struct Life {
+    pub wallet: Wallet,
+    pub hand: FileHand,
+    pub manner: Manner,
+    about: String,
+}
+
+impl Life {
+    /// A configured wallet that runs until it reaches the step of `chance` for the `nth` time.
+    pub async fn until(chance: &Chance, nth: u64) -> Self {
+        let (hand, manner) = (FileHand::new(BEGIN), chance.manner());
+        let options = Options {
+            clock: hand.clock.clone(),
+            rotation: if manner == Manner::Grace { Rotation::Grace(GRACE) } else { Rotation::Always },
+            reuse_revokes_family: manner == Manner::Family,
+            ..Options::default()
+        };
+        let clock = hand.path();
+        let mut wallet = Wallet::new(chance.engine, options, &[("TOKEN_WALLET_CLOCK", clock.to_str().unwrap())]).await;
+        wallet.start_with(&[(VARIABLE, &format!("{}:{nth}", chance.step))]).await;
+        wallet.configure(DEFAULT_CLIENT_SECRET).await;
+        let about = format!("{}:{nth} on {:?}, seed {}, {manner:?}", chance.step, chance.engine, chance.seed);
+        Self { wallet, hand, manner, about }
+    }
+
+    /// Waits for the process to die where it was told to, and for the sandbox to decide what had reached it.
+    pub async fn death(&mut self) {
+        let status = self.wallet.end().await;
+        assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "{status}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    /// The next process, which dies nowhere.
+    pub async fn rebirth(&mut self) {
+        self.wallet.start().await;
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("this was {}; at the sandbox:", self.about);
+            for request in self.wallet.sandbox.requests() {
+                eprintln!("{request:?}");
+            }
+            let logs = self.wallet.folder().join("logs");
+            for log in std::fs::read_dir(logs).unwrap().map(|entry| entry.unwrap().path()) {
+                eprintln!("{}:\n{}", log.display(), std::fs::read_to_string(&log).unwrap());
+            }
+        }
+    }
+}
