@@ -284,7 +284,7 @@ async fn s4_a_network_that_is_cut_or_silent_after_an_answer_loses_nothing() {
 /// A wallet with a linked account that reaches PostgreSQL through a proxy.
 async fn behind_a_proxy() -> (Harness, Proxy) {
     let (mut harness, _) = linked(1, Engine::Postgres).await;
-    let proxy = Proxy::start(harness.config.store.url.expose()).await;
+    let proxy = Proxy::start(harness.config.store.url.expose());
     let direct = std::mem::replace(&mut harness.config.store.url, StoreUrl::parse(proxy.url().to_owned()).unwrap());
     harness.restart().await;
     // For the test's own look at the database.
