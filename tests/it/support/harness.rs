@@ -18,7 +18,7 @@ use token_wallet::proto::v1::provider_service_client::ProviderServiceClient;
 use token_wallet::proto::v1::redirect_url_service_client::RedirectUrlServiceClient;
 use token_wallet::proto::v1::wallet_service_client::WalletServiceClient;
 use token_wallet::sandbox::{
-    self, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Endpoint, Options, Request, Rotation, Sandbox,
+    self, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Endpoint, Options, Person, Request, Rotation, Sandbox,
 };
 use tonic::Status;
 use tonic::codegen::InterceptedService;
@@ -192,10 +192,29 @@ impl Harness {
         self.redirect_urls().create_redirect_url(request).await.unwrap();
     }
 
+    /// On `engine`, with users `u0`, `u1` and so on, each linked to a person of its own: `p0`, `p1` and so on. There is
+    /// one person more.
+    pub async fn with_users(engine: Engine, users: usize, options: Options) -> Self {
+        let people = (0..=users).map(|n| Person::named(&format!("p{n}"))).collect();
+        let harness = Self::with(engine, Options { people, ..options }).await;
+        for n in 0..users {
+            harness.link(&format!("u{n}"), &format!("p{n}")).await;
+            // A link takes two of fifty requests a second.
+            harness.pass(Duration::from_millis(50));
+        }
+        harness
+    }
+
     /// Stops the wallet and starts it again on what it has stored. The sandbox goes on.
     pub async fn restart(&mut self) {
+        self.restart_with_clock(self.clock.clone()).await;
+    }
+
+    /// The same in a new process that reads the clock like this; the sandbox reads it as before.
+    pub async fn restart_with_clock(&mut self, clock: Clock) {
         self.stop().await;
-        let app = App::start(self.config.clone(), self.clock.clone()).await.unwrap();
+        let app = App::start(self.config.clone(), clock.clone()).await.unwrap();
+        self.clock = clock;
         self.channel = channel(&app);
         self.app = Some(app);
     }
@@ -325,6 +344,35 @@ impl Harness {
             request.endpoint == Endpoint::Token && request.grant_type.as_deref() == Some("authorization_code")
         });
         requests
+    }
+
+    /// Runs the wallet's jobs once and waits until nothing is being refreshed. While that takes its time, because a
+    /// second's budget is spent, or the provider is slow, the clock goes on: ten times as fast as real time.
+    pub async fn turn(&self) {
+        let mut turn = std::pin::pin!(self.app.as_ref().unwrap().turn());
+        loop {
+            tokio::select! {
+                biased;
+                turned = &mut turn => return turned.unwrap(),
+                () = tokio::time::sleep(Duration::from_millis(5)) => self.pass(Duration::from_millis(50)),
+            }
+        }
+    }
+
+    /// Lets this time pass in steps, with a turn of the wallet's jobs after each.
+    pub async fn live(&self, span: Duration, step: Duration) {
+        let end = self.clock.now().plus(span);
+        while self.clock.now() < end {
+            self.pass(step);
+            self.turn().await;
+        }
+    }
+
+    /// No refresh token was redeemed twice, and no grant was refreshed twice at once.
+    pub fn assert_each_redeemed_once(&self) {
+        let totals = self.sandbox.totals();
+        assert_eq!((totals.reuses, totals.grace_repeats), (0, 0), "{totals:?}");
+        assert!(totals.max_overlap <= 1, "{totals:?}");
     }
 
     /// Moves the clock on.
