@@ -18,7 +18,6 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{Clock, Timestamp};
@@ -29,7 +28,7 @@ use crate::domain::grant::Grant;
 use crate::domain::ids::{AccountId, GrantId, ProviderId, ReplicaId};
 use crate::domain::user::UserId;
 use crate::providers::Registry;
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 use crate::vault::random::spread;
 use crate::vault::{Owner, Vault};
 
@@ -65,8 +64,6 @@ struct Inner {
     pulse: Mutex<Pulse>,
     /// Work that goes on when its callers leave.
     tasks: TaskTracker,
-    /// Sweeps and refreshes, which are part of it. Closed from the beginning, so that it can be waited for.
-    refreshing: TaskTracker,
 }
 
 /// What a wallet stands on.
@@ -96,8 +93,6 @@ impl Wallet {
         let (flights, sweeping, replica) = (Flights::default(), Mutex::default(), spool.replica());
         let (started_at, pulse) = (clock.now(), Mutex::default());
         let answers = Answers::new(&store, spool, serve_during_store_outage);
-        let refreshing = TaskTracker::new();
-        refreshing.close();
         Self(Arc::new(Inner {
             store,
             vault,
@@ -111,18 +106,7 @@ impl Wallet {
             started_at,
             pulse,
             tasks,
-            refreshing,
         }))
-    }
-
-    /// Runs each of the wallet's jobs once, whatever the timetable says, and waits until nothing is being refreshed.
-    pub async fn turn(&self) -> Result<(), StoreError> {
-        self.beat().await?;
-        self.sweep().await?;
-        self.recover().await?;
-        self.warn_of_ends().await?;
-        self.0.refreshing.wait().await;
-        Ok(())
     }
 
     /// Takes an account's grant out of use: no get that starts later serves it. False if the account is unlinked
@@ -133,11 +117,6 @@ impl Wallet {
 }
 
 impl Inner {
-    /// Refreshes, or sweeps for what is to be refreshed, whoever waits for it.
-    fn refreshing<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
-        self.tasks.spawn(self.refreshing.track_future(work))
-    }
-
     fn sweeping(&self) -> std::sync::MutexGuard<'_, HashSet<ProviderId>> {
         // The set is whole between any two statements, so a panic elsewhere leaves nothing half done.
         self.sweeping.lock().unwrap_or_else(PoisonError::into_inner)
