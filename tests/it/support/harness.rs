@@ -368,9 +368,9 @@ impl Harness {
         requests
     }
 
-    /// Runs the wallet's jobs once and waits until nothing is being refreshed.
-    pub async fn turn(&self) {
-        self.in_time(self.app.as_ref().unwrap().turn()).await.unwrap();
+    /// Runs each job of the wallet once, and what they start, to its end; meanwhile the clock goes on.
+    pub async fn work(&self) {
+        self.in_time(self.turn()).await.unwrap();
     }
 
     /// Waits for this. While it takes its time, because a second's budget is spent, or the provider is slow, the clock
@@ -390,8 +390,8 @@ impl Harness {
     pub async fn live(&self, span: Duration, step: Duration) {
         let end = self.clock.now().plus(span);
         while self.clock.now() < end {
-            self.pass(step);
-            self.turn().await;
+            self.pass(step.min(end.since(self.clock.now())));
+            self.work().await;
         }
     }
 
