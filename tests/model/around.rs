@@ -2,7 +2,8 @@
 
 use crate::rules::{Engine, Guard, Rotation};
 use crate::world::{
-    Access, Ended, Flight, Glitch, GrantState, Life, Link, Replica, Reply, Request, Span, Step, Wire, World,
+    Access, Ended, Flight, Glitch, GrantState, Lease, Life, Link, Process, Replica, Reply, Request, Span, Step, Wire,
+    World,
 };
 
 /// An event that no replica decides on.
@@ -148,7 +149,7 @@ impl World {
         if self.stray.is_some_and(|request| request.fence == fence && !request.late) {
             return None;
         }
-        self.row.lease = Some(crate::world::Lease { span: Span::Over, ..lease });
+        self.row.lease = Some(Lease { span: Span::Over, ..lease });
         Some(())
     }
 
@@ -179,7 +180,7 @@ impl World {
     }
 
     fn confirmation_due(&mut self) -> Option<()> {
-        if self.processes.iter().any(crate::world::Process::is_about_to_store) {
+        if self.processes.iter().any(Process::is_about_to_store) {
             return None;
         }
         if self.row.state != GrantState::Suspect || self.row.confirmation_due {
@@ -213,10 +214,10 @@ impl World {
             return None;
         }
         self.processes[who].life = Life::Up;
-        if let Some(lease) = self.row.lease.as_mut().filter(|lease| usize::from(lease.owner) == who) {
-            if lease.span == Span::Running && !engine.has(Guard::LeaseOutlivesOwner) {
-                lease.span = Span::Over;
-            }
+        let left_over = |lease: &&mut Lease| usize::from(lease.owner) == who && lease.span == Span::Running;
+        if let (Some(lease), false) = (self.row.lease.as_mut().filter(left_over), engine.has(Guard::LeaseOutlivesOwner))
+        {
+            lease.span = Span::Over;
         }
         Some(())
     }
@@ -267,7 +268,7 @@ impl World {
 
     /// Ten seconds after its return: who lives has stored what it held, and said that it lives.
     fn settle(&mut self) -> Option<()> {
-        let busy = |process: &crate::world::Process| {
+        let busy = |process: &Process| {
             process.link == Link::Back && process.life == Life::Up && (process.held.is_some() || process.unread)
         };
         if self.processes.iter().any(busy) {

@@ -47,7 +47,7 @@ needed! {
     a_claim_needs_the_judged_fence: ClaimFence, Family, GLITCH, DEAD_IS_DEAD;
     /// A replayed answer revives a suspect grant between a judgement and its claim.
     a_claim_needs_the_judged_generation: ClaimGeneration, Strict, CRASH, NEEDED;
-    /// Two claims in a row, both send.
+    /// Two claims in a row, and both send.
     a_claim_respects_a_running_lease: ClaimLease, Strict, CRASH, ONCE;
     /// The owner's answer is in its spool; the lease ends; anyone reuses the token before it is replayed.
     only_a_recovery_claims_a_row_in_doubt: ClaimNotInDoubt, Family, CRASH, EXPLAINED;
@@ -81,7 +81,7 @@ needed! {
     a_second_request_needs_a_renewed_claim: SecondClaim, Strict, SECRET_AND_PAUSE, ONCE;
     /// The same, and the renewal takes the lease from whoever has it now.
     a_renewal_needs_its_own_fence: RenewalFence, Strict, SECRET_AND_PAUSE, ONCE;
-    /// Its confirmation met a refused secret; a replay revives the grant; the second secret's one refusal ends it.
+    /// Between the refusal of one secret and the use of the next, a replay has made the row fresh.
     a_renewal_needs_that_nothing_was_stored_since: RenewalUnchanged, Strict, SECRET_AND_CRASH, NEEDED;
     /// Killed after the caller was answered.
     a_caller_waits_for_the_spool: SpoolBeforeRely, Never, CRASH, KEPT;
@@ -89,7 +89,7 @@ needed! {
     a_success_needs_to_be_newer: SuccessNewer, Grace, CRASH, ORDERED;
     /// A replayed answer frees the row under a recovery that is in flight.
     a_success_clears_only_its_own_lease: SuccessOwnLease, Strict, CRASH, ONCE;
-    /// Replayed after a retry whose answer is lost: its token's grace is that of the retry, and is over.
+    /// A replayed answer, older than a retry that is unanswered: its token's grace is over, and it is tried at once.
     a_success_ends_only_its_own_doubt: SuccessOwnDoubt, Grace, CRASH_AND_LOSS, LAST;
     /// Two refusals of the old token, while the new one waits in a spool.
     a_success_is_stored_even_after_a_verdict: SuccessRevives, Strict, CRASH, KEPT;

@@ -191,6 +191,7 @@ impl World {
         if (meets.is_some() || self.stray.is_some()) && !excused {
             self.truth.broke(Broken::Overlap);
         }
+        self.truth.sent_late |= flight.late;
         self.processes[me].flight = Some(Flight { step: Step::Sent(Wire::Request), ..flight });
         Some(())
     }
@@ -210,9 +211,9 @@ impl World {
         if process.held.is_some() {
             return None;
         }
-        let Flight { fence, committed, confirms, late, .. } = flight;
+        let Flight { fence, committed, confirms, .. } = flight;
         let recovers = flight.kind == Kind::Recover;
-        process.held = Some(Answer { token, fence, committed, confirms, late, recovers });
+        process.held = Some(Answer { token, fence, committed, confirms, recovers });
         process.flight = None;
         Some(())
     }

@@ -2,7 +2,7 @@
 
 use crate::rules::{Engine, Guard};
 use crate::world::{
-    Access, Answer, Broken, Ended, Fence, Flight, Glitch, GrantState, Kind, Lease, Replica, Row, Span, World,
+    Access, Answer, Broken, Ended, Fence, Flight, Glitch, GrantState, Kind, Lease, Replica, Row, Span, Token, World,
 };
 
 impl Row {
@@ -77,12 +77,12 @@ impl World {
             return;
         }
         match answer.token {
-            Some(token) => self.store_success(engine, answer.fence, token, answer.late),
+            Some(token) => self.store_success(engine, answer.fence, token),
             None => self.store_verdict(engine, answer),
         }
     }
 
-    fn store_success(&mut self, engine: &Engine, fence: Fence, token: u8, late: bool) {
+    fn store_success(&mut self, engine: &Engine, fence: Fence, token: Token) {
         let row = &mut self.row;
         let older = row.committed >= fence;
         let too_late = row.state == GrantState::Dead && !engine.has(Guard::SuccessRevives);
@@ -101,7 +101,6 @@ impl World {
         if row.fence == fence || !engine.has(Guard::SuccessOwnDoubt) {
             row.doubted = 0;
         }
-        self.truth.stored_late = late;
         row.token = token;
         row.committed = fence;
         row.access = Access::Fresh;
@@ -123,7 +122,7 @@ impl World {
         let second = if engine.has(Guard::VerdictOnce) { answer.confirms } else { row.state == GrantState::Suspect };
         let state = if second || !engine.has(Guard::TwoAnswers) { GrantState::Dead } else { GrantState::Suspect };
         let by_doubt = row.doubted > row.committed
-            && !answer.late
+            && !self.truth.sent_late
             && !self.provider.revoked
             && self.provider.glitch == Glitch::Ahead;
         if by_doubt && row.state == GrantState::Active && row.access != Access::AtFloor {
@@ -132,7 +131,7 @@ impl World {
         row.lease = None;
         row.confirmation_due = false;
         row.state = state;
-        if state == GrantState::Dead && self.someone_knows_better() {
+        if state == GrantState::Dead && self.someone_knows_better(engine) {
             self.truth.broke(Broken::EndedInVain);
         }
     }

@@ -3,7 +3,10 @@
 use crate::Move;
 use crate::around::Event;
 use crate::replica::Act;
-use crate::world::{Broken, Ended, GrantState, Life, Link, Loss, Reply, Step, Token, Truth, Wire, World};
+use crate::rules::{Engine, Rotation};
+use crate::world::{
+    Broken, Ended, Fence, GrantState, Life, Link, Loss, Process, Reply, Step, Token, Truth, Wire, World,
+};
 
 impl Truth {
     pub(crate) fn broke(&mut self, promise: Broken) {
@@ -11,14 +14,14 @@ impl Truth {
     }
 
     /// A promise is broken for good: what comes after adds nothing.
-    pub(crate) fn is_told(&self) -> bool {
+    pub(crate) fn is_told(self) -> bool {
         self.broken.is_some() || self.loss == Some(Loss::Unexplained)
     }
 }
 
 impl World {
-    /// The refresh tokens outside of the row that are ours: where each is from, and whether a pause delayed its request.
-    fn in_hand(&self) -> impl Iterator<Item = (Token, u8)> {
+    /// The refresh tokens outside of the row that are ours, and whose each is.
+    fn in_hand(&self) -> impl Iterator<Item = (Token, Fence)> {
         self.processes.iter().flat_map(|process| {
             let wire = process.flight.and_then(|flight| match flight.step {
                 Step::Sent(Wire::Reply(Reply::Success(token))) => Some((token, flight.fence)),
@@ -38,23 +41,24 @@ impl World {
         !self.provider.takes(self.row.token) && !self.in_hand().any(|(token, _)| self.provider.takes(token))
     }
 
-    /// A replica holds a working token that would be stored, and that was not given up.
-    pub(crate) fn someone_knows_better(&self) -> bool {
+    /// A replica holds a working token that would be stored, and that was not given up. A retry that a pause held up until
+    /// the grace was over gives up nobody.
+    pub(crate) fn someone_knows_better(&self, engine: &Engine) -> bool {
         let known = self.truth.forfeited.max(self.row.committed);
-        self.in_hand().any(|(token, fence)| fence > known && self.provider.takes(token))
+        let missed = engine.rotation == Rotation::Grace && self.truth.sent_late;
+        !missed && self.in_hand().any(|(token, fence)| fence > known && self.provider.takes(token))
     }
 
     /// Nothing is under way.
     pub(crate) fn is_settled(&self) -> bool {
-        let quiet =
-            |process: &crate::world::Process| process.life == Life::Up && process.link == Link::Up && process.is_idle();
+        let quiet = |process: &Process| process.life == Life::Up && process.link == Link::Up && process.is_idle();
         self.processes.iter().all(quiet) && self.stray.is_none()
     }
 
     /// What is durable, or relied on, is in the store or in a spool.
     pub(crate) fn keeps_what_is_owed(&self) -> bool {
         let owed = self.truth.owed;
-        let spooled = |process: &crate::world::Process| process.spool.is_some_and(|answer| answer.fence >= owed);
+        let spooled = |process: &Process| process.spool.is_some_and(|answer| answer.fence >= owed);
         self.row.committed >= owed || self.processes.iter().any(spooled)
     }
 
@@ -67,30 +71,30 @@ impl World {
         self.truth.loss = match before.truth.loss {
             _ if self.provider.revoked && before.provider.revoked => before.truth.loss,
             Some(loss) if self.provider.revoked => Some(loss),
-            None if self.provider.revoked => Some(self.who_revoked(before, change)),
+            None if self.provider.revoked => Some(who_revoked(before, change)),
             _ if self.has(self.provider.newest) => None,
             Some(loss) => Some(loss),
             None => Some(who_lost(before, change)),
         };
     }
+}
 
-    fn who_revoked(&self, before: &World, change: Move) -> Loss {
-        let late = match change {
-            Move::Around(Event::UserRevokes) => return Loss::UserRevoked,
-            Move::Around(Event::Provider(who, _)) => before.processes[who].flight.is_some_and(|flight| flight.late),
-            Move::Around(Event::ProviderOnStray(_)) => before.stray.is_some_and(|request| request.late),
-            _ => return Loss::Unexplained,
-        };
-        let newest = before.provider.newest;
-        let stored = (before.row.token == newest).then_some(before.row.committed);
-        let held = before.in_hand().filter(|(token, _)| *token == newest).map(|(_, fence)| fence);
-        if late {
-            Loss::LateSend
-        } else if stored.into_iter().chain(held).all(|fence| fence <= before.truth.forfeited) {
-            Loss::HolderAway
-        } else {
-            Loss::Unexplained
-        }
+fn who_revoked(before: &World, change: Move) -> Loss {
+    let late = match change {
+        Move::Around(Event::UserRevokes) => return Loss::UserRevoked,
+        Move::Around(Event::Provider(who, _)) => before.processes[who].flight.is_some_and(|flight| flight.late),
+        Move::Around(Event::ProviderOnStray(_)) => before.stray.is_some_and(|request| request.late),
+        _ => return Loss::Unexplained,
+    };
+    let newest = before.provider.newest;
+    let stored = (before.row.token == newest).then_some(before.row.committed);
+    let held = before.in_hand().filter(|(token, _)| *token == newest).map(|(_, fence)| fence);
+    if late {
+        Loss::LateSend
+    } else if stored.into_iter().chain(held).all(|fence| fence <= before.truth.forfeited) {
+        Loss::HolderAway
+    } else {
+        Loss::Unexplained
     }
 }
 
@@ -105,13 +109,7 @@ fn who_lost(before: &World, change: Move) -> Loss {
             Some(answer) if answer.token.is_some() => Loss::DiedBeforeFsync,
             _ => Loss::DiedWaiting,
         },
-        Move::Of(who, Act::Commit | Act::CommitUnheard | Act::Replay) => {
-            let process = &before.processes[who];
-            match process.held.or(process.spool) {
-                Some(answer) if answer.late || before.truth.stored_late => Loss::LateSend,
-                _ => Loss::Unexplained,
-            }
-        }
+        Move::Of(_, Act::Commit | Act::CommitUnheard | Act::Replay) if before.truth.sent_late => Loss::LateSend,
         _ => Loss::Unexplained,
     }
 }

@@ -166,7 +166,6 @@ pub(crate) struct Answer {
     pub(crate) fence: Fence,
     pub(crate) committed: Fence,
     pub(crate) confirms: bool,
-    pub(crate) late: bool,
     pub(crate) recovers: bool,
 }
 
@@ -239,8 +238,8 @@ pub(crate) struct Truth {
     pub(crate) owed: Fence,
     /// Claims up to this one had an owner that was truly known to know nothing.
     pub(crate) forfeited: Fence,
-    /// The stored answer is to a request that was held up by a pause between its check and its send.
-    pub(crate) stored_late: bool,
+    /// A request was held up by a pause between its check and its send.
+    pub(crate) sent_late: bool,
 }
 
 /// The first promise that was broken.
@@ -319,6 +318,7 @@ impl World {
         }
     }
 
+    /// The one of two mirror images that stands for both.
     fn canonical(mut self) -> Self {
         if self.processes[1] < self.processes[0] {
             self.processes.swap(0, 1);
@@ -354,7 +354,7 @@ impl Process {
 
 impl Provider {
     /// Whether `token` would be redeemed.
-    pub(crate) fn takes(&self, token: Token) -> bool {
+    pub(crate) fn takes(self, token: Token) -> bool {
         !self.revoked && (token == self.newest || self.in_grace & (1 << token) != 0)
     }
 }
