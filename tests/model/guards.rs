@@ -30,6 +30,7 @@ const OUTAGE: Bounds = Bounds { outages: 1, ..Bounds::of(3) };
 const GLITCH: Bounds = Bounds { glitches: 1, ..Bounds::of(3) };
 const GLITCH_UNHEARD: Bounds = Bounds { unheard: 1, ..GLITCH };
 const SECRET_AND_PAUSE: Bounds = Bounds { refused_secrets: 1, ..PAUSE };
+const SECRET_LOSS_AND_PAUSE: Bounds = Bounds { losses: 1, ..SECRET_AND_PAUSE };
 const SECRET_AND_CRASH: Bounds = Bounds { refused_secrets: 1, ..CRASH };
 const ENDING: Bounds = Bounds { endings: 1, ..Bounds::of(3) };
 
@@ -81,6 +82,8 @@ needed! {
     a_second_request_needs_a_renewed_claim: SecondClaim, Strict, SECRET_AND_PAUSE, ONCE;
     /// The same, and the renewal takes the lease from whoever has it now.
     a_renewal_needs_its_own_fence: RenewalFence, Strict, SECRET_AND_PAUSE, ONCE;
+    /// A retry within the grace is paused between two secrets until the grace is over.
+    a_renewal_needs_a_running_lease: RenewalInTime, Grace, SECRET_LOSS_AND_PAUSE, LAST;
     /// Between the refusal of one secret and the use of the next, a replay has made the row fresh.
     a_renewal_needs_that_nothing_was_stored_since: RenewalUnchanged, Strict, SECRET_AND_CRASH, NEEDED;
     /// Killed after the caller was answered.

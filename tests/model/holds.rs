@@ -25,6 +25,8 @@ const TWICE: Bounds = Bounds { crashes: 2, losses: 2, ..Bounds::of(4) };
 const ANSWERS: Bounds =
     Bounds { crashes: 1, unheard: 1, glitches: 1, refused_secrets: 1, revocations: 1, ..Bounds::of(4) };
 const ANSWERS_IN_SHORT: Bounds = Bounds { claims: 3, ..ANSWERS };
+/// A second client secret, and a pause before it is used.
+const SECRETS: Bounds = Bounds { pauses: 1, losses: 1, refused_secrets: 1, ..Bounds::of(3) };
 /// Unlink or reauthorization.
 const ENDING: Bounds = Bounds { crashes: 1, pauses: 1, endings: 1, ..Bounds::of(3) };
 
@@ -41,7 +43,7 @@ explored! {
     a_token_that_never_rotates_survives_crash_and_pause: Never, CRASH_AND_PAUSE;
     a_token_that_never_rotates_survives_crash_and_outage: Never, CRASH_AND_OUTAGE;
     a_token_that_never_rotates_survives_faults_that_repeat: Never, TWICE;
-    a_token_that_never_rotates_gets_a_fair_verdict: Never, ANSWERS;
+    a_token_that_never_rotates_gets_a_fair_verdict: Never, ANSWERS_IN_SHORT;
     a_token_that_never_rotates_is_gone_once_ended: Never, ENDING;
 
     a_rotation_with_grace_survives_crash_and_pause: Grace, CRASH_AND_PAUSE;
@@ -49,6 +51,7 @@ explored! {
     a_rotation_with_grace_survives_pause_and_outage: Grace, PAUSE_AND_OUTAGE;
     a_rotation_with_grace_survives_faults_that_repeat: Grace, TWICE;
     a_rotation_with_grace_gets_a_fair_verdict: Grace, ANSWERS_IN_SHORT;
+    a_rotation_with_grace_survives_a_pause_between_two_secrets: Grace, SECRETS;
     a_rotation_with_grace_is_gone_once_ended: Grace, ENDING;
 
     a_rotation_without_grace_survives_all_faults: Strict, ALL_FAULTS;

@@ -43,7 +43,8 @@ impl Row {
     pub(crate) fn renew(&mut self, engine: &Engine, claim: &Flight, owner: Replica) -> bool {
         let mine = self.fence == claim.fence || !engine.has(Guard::RenewalFence);
         let unchanged = self.committed == claim.committed || !engine.has(Guard::RenewalUnchanged);
-        let hit = self.is_served() && mine && unchanged;
+        let in_time = !self.is_in_doubt() || !engine.has(Guard::RenewalInTime);
+        let hit = self.is_served() && mine && unchanged && in_time;
         if hit {
             self.take(owner);
         }

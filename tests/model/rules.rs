@@ -56,6 +56,8 @@ pub(crate) enum Guard {
     SecondClaim,
     /// A claim is renewed only under its own fence.
     RenewalFence,
+    /// A claim is renewed only while its lease runs, and, if it is a retry within a grace, while that does.
+    RenewalInTime,
     /// A claim is renewed only if nothing was stored since.
     RenewalUnchanged,
     /// A caller is not answered before the answer is durable.

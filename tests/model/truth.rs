@@ -5,7 +5,7 @@ use crate::around::Event;
 use crate::replica::Act;
 use crate::rules::{Engine, Rotation};
 use crate::world::{
-    Broken, Ended, Fence, GrantState, Life, Link, Loss, Process, Reply, Step, Token, Truth, Wire, World,
+    Broken, Ended, Fence, Glitch, GrantState, Life, Link, Loss, Process, Reply, Step, Token, Truth, Wire, World,
 };
 
 impl Truth {
@@ -41,11 +41,13 @@ impl World {
         !self.provider.takes(self.row.token) && !self.in_hand().any(|(token, _)| self.provider.takes(token))
     }
 
-    /// A replica holds a working token that would be stored, and that was not given up. A retry that a pause held up until
-    /// the grace was over gives up nobody.
+    /// A replica holds a working token that would be stored, and that was not given up. A retry within a grace gives up
+    /// nobody; if a pause holds it up until the grace is over, or the provider refuses it in error, the verdict comes
+    /// before the holder does, whose return revives the grant.
     pub(crate) fn someone_knows_better(&self, engine: &Engine) -> bool {
         let known = self.truth.forfeited.max(self.row.committed);
-        let missed = engine.rotation == Rotation::Grace && self.truth.sent_late;
+        let wasted = self.truth.sent_late || self.provider.glitch != Glitch::Ahead;
+        let missed = engine.rotation == Rotation::Grace && wasted;
         !missed && self.in_hand().any(|(token, fence)| fence > known && self.provider.takes(token))
     }
 
