@@ -43,6 +43,7 @@ pub use record::{GrantChange, Outcome, Recorded};
 pub use redirect_urls::RedirectUrlRow;
 pub use replicas::Beat;
 pub use standing::Blame;
+pub use upkeep::Census;
 
 use db::Db;
 use sql::{Sql, statements};

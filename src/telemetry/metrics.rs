@@ -26,6 +26,21 @@ pub const ROTATION_OUTCOME_LOST: &str = "token_wallet_rotation_outcome_lost_tota
 
 /// Counter: how often a provider refused so many grants at once that none was ended for a while, by `provider`.
 pub const VERDICTS_FROZEN: &str = "token_wallet_verdicts_frozen_total";
+/// Gauge: current grants, by `state`.
+pub const GRANTS: &str = "token_wallet_grants";
+
+/// Gauge: current grants with a refresh whose outcome is not known.
+pub const GRANTS_IN_DOUBT: &str = "token_wallet_grants_in_doubt";
+
+/// Gauge: grants to be refreshed now, by `provider`.
+pub const DUE: &str = "token_wallet_due_grants";
+
+/// Gauge: seconds that the longest of them waits, by `provider`.
+pub const OLDEST_DUE_SECONDS: &str = "token_wallet_oldest_due_seconds";
+
+/// Gauge: seconds until the first token ends that is refreshed ahead, by `provider`; 0 if one has ended.
+pub const SMALLEST_LIFE_SECONDS: &str = "token_wallet_smallest_remaining_life_seconds";
+
 /// Gauge: 1 while a `provider` (slug) fails and is sent nothing but probes, by this replica's breaker.
 pub const BREAKER_OPEN: &str = "token_wallet_breaker_open";
 
@@ -87,6 +102,11 @@ pub fn install() {
             "Grants ended because a new refresh token was lost on its way, by provider"
         );
         describe_counter!(VERDICTS_FROZEN, "Waves of refusals that ended no grant, by provider");
+        describe_gauge!(GRANTS, "Current grants, by state");
+        describe_gauge!(GRANTS_IN_DOUBT, "Current grants with a refresh whose outcome is not known");
+        describe_gauge!(DUE, "Grants to be refreshed now, by provider");
+        describe_gauge!(OLDEST_DUE_SECONDS, Unit::Seconds, "Seconds that the longest due grant waits, by provider");
+        describe_gauge!(SMALLEST_LIFE_SECONDS, Unit::Seconds, "Seconds until the first token ends, by provider");
         describe_gauge!(BREAKER_OPEN, "1 while a provider fails and is sent nothing but probes");
         describe_gauge!(PROVIDER_PAUSED, "1 while a provider has asked to be sent nothing");
         describe_gauge!(PROVIDER_MISCONFIGURED, "1 while a provider refuses our client credentials");
@@ -121,6 +141,25 @@ pub fn refresh(provider: &str, outcome: &'static str) {
 /// Counts an ended run of a job.
 pub fn job_run(job: &'static str, outcome: &'static str) {
     counter!(JOB_RUNS, "job" => job, "outcome" => outcome).increment(1);
+}
+
+/// Says how many current grants are in a state.
+pub fn grants(state: &'static str, count: u32) {
+    gauge!(GRANTS, "state" => state).set(f64::from(count));
+}
+
+/// Says how many current grants are in doubt.
+pub fn grants_in_doubt(count: u32) {
+    gauge!(GRANTS_IN_DOUBT).set(f64::from(count));
+}
+
+/// Says what waits at a provider, for how long, and how soon the first token ends; `None`: none is refreshed ahead.
+pub fn backlog(provider: &str, due: u32, oldest: Duration, smallest_life: Option<Duration>) {
+    gauge!(DUE, "provider" => provider.to_owned()).set(f64::from(due));
+    gauge!(OLDEST_DUE_SECONDS, "provider" => provider.to_owned()).set(oldest.as_secs_f64());
+    if let Some(life) = smallest_life {
+        gauge!(SMALLEST_LIFE_SECONDS, "provider" => provider.to_owned()).set(life.as_secs_f64());
+    }
 }
 
 /// Counts a refresh that was not answered.

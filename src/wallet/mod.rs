@@ -1,6 +1,7 @@
 //! Grants: deposit, get, refresh, sweep, withdraw.
 
 mod answers;
+mod census;
 mod deposit;
 mod flights;
 mod get;

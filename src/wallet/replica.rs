@@ -25,7 +25,7 @@ pub(super) struct Pulse {
     /// Refreshes that the other replicas attempted in the last minute.
     elsewhere: BTreeMap<ProviderId, u32>,
     /// How crowded each provider's next hour is, 0 to 1.
-    loads: BTreeMap<ProviderId, f64>,
+    pub(super) loads: BTreeMap<ProviderId, f64>,
 }
 
 impl Wallet {
