@@ -92,7 +92,8 @@ macro_rules! write_tokens {
             token_type = $6, scopes = COALESCE($7, scopes), metadata = COALESCE($8, metadata),
             issued_at = $9, lifetime = $10, lifetime_assumed = $11, due_at = $12, keep_alive_at = $13,
             sweep_at = CASE WHEN CAST($12 AS BIGINT) < ahead_until THEN $12 ELSE $13 END,
-            attempts = 0, retry_not_before = NULL, doubted_fence = NULL, suspect_at = NULL, dead_at = NULL,
+            attempts = 0, retry_not_before = NULL, suspect_at = NULL, dead_at = NULL,
+            doubted_fence = CASE WHEN fence = $3 OR lease_until IS NULL THEN NULL ELSE doubted_fence END,
             attempted_at = CASE WHEN fence = $3 THEN NULL ELSE attempted_at END,
             lease_owner = CASE WHEN fence = $3 THEN NULL ELSE lease_owner END,
             lease_until = CASE WHEN fence = $3 THEN NULL ELSE lease_until END,
@@ -124,6 +125,11 @@ statements! {
          WHERE id = $1 AND account_id = $2 AND fence = $3 AND committed_fence = $4 AND state IN ('active', 'suspect')
             AND NOT EXISTS (SELECT 1 FROM providers p WHERE p.id = grants.provider_id AND p.frozen_until > $5)
          RETURNING id, state"
+    }
+    // An answer came since, or a newer claim: still this claim is over, and was answered.
+    SETTLED {
+        "UPDATE grants SET lease_owner = NULL, lease_until = NULL, attempted_at = NULL
+         WHERE id = $1 AND account_id = $2 AND fence = $3 AND committed_fence <> $4"
     }
     UNANSWERED {
         "UPDATE grants SET attempts = attempts + 1, due_at = CAST($4 AS BIGINT), retry_not_before = $5,
@@ -221,7 +227,11 @@ async fn record(tx: &mut Tx, change: &GrantChange) -> Result<Recorded, StoreErro
             // While verdicts are frozen a death is one more suspicion.
             let kept = if *state == GrantState::Dead { GrantState::Suspect } else { *state };
             let values = args![grant, account, fence, *committed_fence, kept.as_str(), *due_at, *retry_not_before, *at];
-            recorded(tx.all(&VERDICT, values).await?.first())
+            let outcome = recorded(tx.all(&VERDICT, values).await?.first())?;
+            if outcome == Recorded::Superseded {
+                tx.execute(&SETTLED, args![grant, account, fence, *committed_fence]).await?;
+            }
+            Ok(outcome)
         }
         Outcome::Unanswered { due_at, retry_not_before } => {
             let values = args![grant, account, fence, *due_at, *retry_not_before];

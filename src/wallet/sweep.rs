@@ -57,6 +57,7 @@ impl Sweep {
                 return Ok(());
             }
             failpoint!("refresh.claiming");
+            let claiming_at = inner.clock.boot();
             let now = inner.clock.now();
             let limit = u32::try_from(permits.len()).unwrap_or(u32::MAX);
             let claims =
@@ -67,7 +68,7 @@ impl Sweep {
             for (claim, permit) in claims.into_iter().zip(permits) {
                 let (inner, provider) = (Arc::clone(inner), Arc::clone(&provider));
                 inner.clone().tasks.spawn(async move {
-                    inner.redeem_claimed(&provider, claim, permit).await;
+                    inner.redeem_claimed(&provider, claim, claiming_at, permit).await;
                 });
             }
         }

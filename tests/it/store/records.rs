@@ -216,6 +216,7 @@ async fn a_verdict_needs_to_be_the_newest_word(store: &Fixture) {
     assert_eq!(ann.verdict(store, 2, GrantState::Dead, 0).await, Recorded::Superseded);
     assert_eq!(ann.verdict(store, 2, GrantState::Suspect, 0).await, Recorded::Superseded);
     assert_eq!(ann.account_state(store).await, (AccountState::Active, None));
+    assert_eq!(store.judged(ann.grant).await.lease, None, "it was answered all the same");
     assert_eq!(store.number("SELECT COUNT(*) FROM events").await, 1, "only that of the link");
 }
 
