@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Store;
+use super::coherence::{self, Stale};
 use super::error::StoreError;
 use super::sql::{Row, args, statements, to_json};
 use crate::clock::Timestamp;
@@ -169,12 +170,13 @@ impl Store {
             let lately = tx.one(&DELETED_LATELY, args![slug, since]).await?.is_some();
             return Ok(if lately { DeleteProvider::Deleted } else { DeleteProvider::NotFound });
         };
-        let id: String = row.get("id")?;
-        if tx.one(&IN_USE, args![id.as_str()]).await?.is_some() {
+        let id: ProviderId = row.of("providers", "", "id")?.parse("id")?;
+        if tx.one(&IN_USE, args![id]).await?.is_some() {
             return Ok(DeleteProvider::InUse);
         }
-        tx.execute(&DELETE, args![id.as_str(), now]).await?;
-        tx.execute(&DELETE_SECRETS, args![id.as_str()]).await?;
+        tx.execute(&DELETE, args![id, now]).await?;
+        tx.execute(&DELETE_SECRETS, args![id]).await?;
+        coherence::tell(&mut tx, &Stale::Providers, now).await?;
         tx.commit().await?;
         Ok(DeleteProvider::Deleted)
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Store;
+use super::coherence::{self, Stale};
 use super::db::Tx;
 use super::error::StoreError;
 use super::events;
@@ -29,6 +30,10 @@ pub struct GrantChange {
     pub outcome: Outcome,
     /// Written if the account's state changes with it.
     pub event: Option<Event>,
+    /// What other replicas must drop, if the access token that they may hold is good for nothing any more.
+    pub announce: Option<Stale>,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// What a claim came to.
@@ -147,9 +152,11 @@ impl Store {
 
     async fn record_tokens(&self, change: &GrantChange, values: &[Value<'_>]) -> Result<Recorded, StoreError> {
         // The usual case is one statement. Otherwise something newer is there, or the grant was taken for ended.
-        let outcome = recorded(self.db.change(&REFRESHED, values).await?.first())?;
-        if outcome != Recorded::Superseded {
-            return Ok(outcome);
+        if change.announce.is_none() {
+            let outcome = recorded(self.db.change(&REFRESHED, values).await?.first())?;
+            if outcome != Recorded::Superseded {
+                return Ok(outcome);
+            }
         }
         let mut tx = self.db.begin().await?;
         let outcome = recorded(tx.all(&REVIVED, values).await?.first())?;
@@ -158,6 +165,7 @@ impl Store {
         if revived && tx.execute(&ACCOUNT_RECOVERS, args![change.account]).await? == 1 {
             tell(&mut tx, change).await?;
         }
+        announce(&mut tx, change, outcome).await?;
         tx.commit().await?;
         Ok(outcome)
     }
@@ -175,6 +183,7 @@ impl Store {
         {
             tell(&mut tx, change).await?;
         }
+        announce(&mut tx, change, outcome).await?;
         tx.commit().await?;
         Ok(outcome)
     }
@@ -184,6 +193,13 @@ async fn tell(tx: &mut Tx, change: &GrantChange) -> Result<(), StoreError> {
     match &change.event {
         Some(event) => events::insert(tx, event).await,
         None => Ok(()),
+    }
+}
+
+async fn announce(tx: &mut Tx, change: &GrantChange, outcome: Recorded) -> Result<(), StoreError> {
+    match &change.announce {
+        Some(stale) if outcome != Recorded::Superseded => coherence::tell(tx, stale, change.at).await,
+        _ => Ok(()),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
+use metrics::{Counter, Gauge, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// Counter: answered requests, by `method` (`WalletService/GetAccessToken`) and `code` (`OK`, `NOT_FOUND`, …).
@@ -18,6 +18,22 @@ pub const REFRESHES: &str = "token_wallet_refreshes_total";
 /// Upper bounds in seconds: a hot get takes microseconds, a refresh waits for a provider.
 const REQUEST_BUCKETS: [f64; 12] = [0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
 
+/// Counter: statements sent to the store, by `statement`.
+pub const STATEMENTS: &str = "token_wallet_store_statements_total";
+
+/// Counters: look-ups in memory that found something, and that did not, by `shelf` (`tokens`, `providers`, `api_keys`).
+pub const CACHE_HITS: &str = "token_wallet_cache_hits_total";
+/// See [`CACHE_HITS`].
+pub const CACHE_MISSES: &str = "token_wallet_cache_misses_total";
+
+/// Counter: changes that made something in memory stale, by `shelf`.
+pub const CACHE_DROPS: &str = "token_wallet_cache_drops_total";
+
+/// Gauges: what is held in memory, by `shelf`.
+pub const CACHE_BYTES: &str = "token_wallet_cache_bytes";
+/// See [`CACHE_BYTES`].
+pub const CACHE_ENTRIES: &str = "token_wallet_cache_entries";
+
 static RECORDER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 
 /// Begins to count, once in a process; further calls change nothing.
@@ -29,6 +45,12 @@ pub fn install() {
         describe_counter!(REQUESTS, "Answered requests by method and gRPC code");
         describe_histogram!(REQUEST_SECONDS, Unit::Seconds, "Seconds until a request was answered, by method");
         describe_counter!(REFRESHES, "Refreshes by provider and outcome");
+        describe_counter!(STATEMENTS, "Statements sent to the store");
+        describe_counter!(CACHE_HITS, "Look-ups in memory that found something");
+        describe_counter!(CACHE_MISSES, "Look-ups in memory that had to go to the store");
+        describe_counter!(CACHE_DROPS, "Changes that made something in memory stale");
+        describe_gauge!(CACHE_BYTES, Unit::Bytes, "Bytes held in memory of the store");
+        describe_gauge!(CACHE_ENTRIES, "Entries held in memory of the store");
         Some(handle)
     });
 }
@@ -49,6 +71,36 @@ pub fn request(method: &'static str, code: &'static str, took: Duration) {
 /// Counts a refresh.
 pub fn refresh(provider: &str, outcome: &'static str) {
     counter!(REFRESHES, "provider" => provider.to_owned(), "outcome" => outcome).increment(1);
+}
+
+/// Counts a statement sent to the store.
+pub fn statement(name: &'static str) {
+    counter!(STATEMENTS, "statement" => name).increment(1);
+}
+
+/// What is counted of a part of memory.
+pub struct Shelf {
+    /// [`CACHE_HITS`].
+    pub hits: Counter,
+    /// [`CACHE_MISSES`].
+    pub misses: Counter,
+    /// [`CACHE_DROPS`].
+    pub drops: Counter,
+    /// [`CACHE_BYTES`].
+    pub bytes: Gauge,
+    /// [`CACHE_ENTRIES`].
+    pub entries: Gauge,
+}
+
+/// The counts of the part of memory called `shelf`: looked up once, since every call counts.
+pub fn shelf(shelf: &'static str) -> Shelf {
+    Shelf {
+        hits: counter!(CACHE_HITS, "shelf" => shelf),
+        misses: counter!(CACHE_MISSES, "shelf" => shelf),
+        drops: counter!(CACHE_DROPS, "shelf" => shelf),
+        bytes: gauge!(CACHE_BYTES, "shelf" => shelf),
+        entries: gauge!(CACHE_ENTRIES, "shelf" => shelf),
+    }
 }
 
 #[cfg(test)]

@@ -141,6 +141,8 @@ impl Inner {
                     .account(grant.account)
                     .grant(grant.id),
             ),
+            announce: None,
+            at: self.clock.now(),
         };
         match self.record_surely(&change).await {
             Ok(Recorded::Stored(_)) => Landing::Refreshed,

@@ -6,7 +6,7 @@ use crate::domain::event::{Event, EventKind};
 use crate::domain::grant::{Grant, GrantState};
 use crate::domain::policy;
 use crate::domain::provider::Verdict;
-use crate::store::{GrantChange, Outcome};
+use crate::store::{GrantChange, Outcome, Stale};
 
 impl Inner {
     /// The change to store, and what waiting callers are told.
@@ -43,6 +43,8 @@ impl Inner {
         });
         let outcome =
             Outcome::Verdict { state, due_at, retry_not_before, reason, committed_fence: grant.committed_fence };
-        (GrantChange { grant: grant.id, account: grant.account, fence: grant.fence, outcome, event }, failure)
+        let (id, account, fence) = (grant.id, grant.account, grant.fence);
+        let announce = event.as_ref().map(Stale::of);
+        (GrantChange { grant: id, account, fence, outcome, event, announce, at: now }, failure)
     }
 }

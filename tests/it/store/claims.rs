@@ -76,7 +76,15 @@ async fn who_judged_before_another_attempt_must_judge_again(store: &Fixture) {
         reason: None,
         committed_fence: 0,
     };
-    let change = GrantChange { grant, account: claim.grant.account, fence: claim.grant.fence, outcome, event: None };
+    let change = GrantChange {
+        grant,
+        account: claim.grant.account,
+        fence: claim.grant.fence,
+        outcome,
+        event: None,
+        announce: None,
+        at: NOW,
+    };
     assert_eq!(store.record(&change).await.unwrap(), Recorded::Stored(GrantState::Suspect));
     assert_eq!(store.claim(grant, 0, judged.fence, me(), NOW, at(20)).await.unwrap(), None);
     assert!(store.claim(grant, 0, claim.grant.fence, me(), at(60), at(80)).await.unwrap().is_some());

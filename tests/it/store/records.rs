@@ -53,7 +53,15 @@ impl Ann {
 
     fn change(&self, fence: i64, outcome: Outcome, kind: EventKind) -> GrantChange {
         let event = event(kind, &user("ann"), self.provider).account(self.account).grant(self.grant);
-        GrantChange { grant: self.grant, account: self.account, fence, outcome, event: Some(event) }
+        GrantChange {
+            grant: self.grant,
+            account: self.account,
+            fence,
+            outcome,
+            event: Some(event),
+            announce: None,
+            at: NOW,
+        }
     }
 
     async fn refreshed(&self, store: &Fixture, fence: i64) -> Recorded {
