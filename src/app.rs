@@ -13,6 +13,7 @@ use url::Url;
 use crate::access::Access;
 use crate::access::clients::NewClient;
 use crate::api;
+use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::config::{Config, EXIT_CODE};
 use crate::domain::error::Failure;
@@ -25,7 +26,7 @@ use crate::linking::{self, Linking};
 use crate::outbound::{Outbound, OutboundConfig, OutboundConfigError};
 use crate::providers::{self, Registry};
 use crate::store::{Engine, Store, StoreError};
-use crate::wallet::Wallet;
+use crate::wallet::{self, Wallet};
 use crate::{telemetry, web};
 
 /// How long running work may take to end at shutdown.
@@ -116,19 +117,23 @@ impl App {
         let store = Store::open(config.store.url.expose(), config.store.max_connections).await?;
         let opened = keys::open(&store, &config).await?;
         store.migrate().await?;
-        let access = Access::new(store.clone(), clock.clone(), opened.instance.id);
+        let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let cache = Cache::new(store.clone(), clock.clone(), config.cache_max_bytes, tasks.clone());
+        let access = Access::new(store.clone(), cache.clone(), clock.clone(), opened.instance.id);
         if let Some(path) = &config.bootstrap_admin_key_file {
             write_first_key(&store, &access, path).await?;
         }
         let listeners = Bound::bind(&config).await?;
-        let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let rooms = rooms(&config, clock, &store, &opened, listeners.addresses.web, &tasks)?;
+        let rooms = rooms(&config, clock, &store, &cache, &opened, listeners.addresses.web, &tasks)?;
         if store.engine() == Engine::Sqlite {
             // The file lock proves that the last process is dead.
             rooms.linking.recover().await?;
         }
         let timetable = Timetable::start(&rooms.wallet, &rooms.linking, &tasks, &closing).await?;
         let servers = TaskTracker::new();
+        if store.engine() == Engine::Postgres {
+            servers.spawn(cache.follow(closing.clone()));
+        }
         let health = timetable.health();
         let readiness = web::Readiness { store: store.clone(), failing_job: Arc::new(move || health.failing()) };
         let addresses = listeners.serve(config.kind, access, rooms, readiness, &servers, &closing);
@@ -175,7 +180,8 @@ pub async fn bootstrap_client(
     let made = async {
         let opened = keys::open(&store, config).await?;
         store.migrate().await?;
-        let access = Access::new(store.clone(), clock.clone(), opened.instance.id);
+        let cache = Cache::new(store.clone(), clock.clone(), 0, TaskTracker::new());
+        let access = Access::new(store.clone(), cache, clock.clone(), opened.instance.id);
         Ok(access.bootstrap_client(display_name).await?)
     };
     let made: Result<NewClient, StartError> = made.await;
@@ -194,6 +200,7 @@ fn rooms(
     config: &Config,
     clock: Clock,
     store: &Store,
+    cache: &Cache,
     opened: &Opened,
     web: SocketAddr,
     tasks: &TaskTracker,
@@ -210,6 +217,7 @@ fn rooms(
     };
     let registry = Arc::new(Registry::new(providers::Parts {
         store: store.clone(),
+        cache: cache.clone(),
         vault: Arc::clone(&opened.vault),
         outbound,
         kind: config.kind,
@@ -218,15 +226,16 @@ fn rooms(
         clock: clock.clone(),
     }));
     let replica = opened.instance.replica;
-    let wallet = Wallet::new(
-        store.clone(),
-        Arc::clone(&opened.vault),
-        Arc::clone(&registry),
-        clock.clone(),
+    let wallet = Wallet::new(wallet::Parts {
+        store: store.clone(),
+        cache: cache.clone(),
+        vault: Arc::clone(&opened.vault),
+        registry: Arc::clone(&registry),
+        clock: clock.clone(),
         replica,
-        config.refresh_ahead_for,
-        tasks.clone(),
-    );
+        ahead_for: config.refresh_ahead_for,
+        tasks: tasks.clone(),
+    });
     let linking = Linking::new(linking::Parts {
         store: store.clone(),
         vault: Arc::clone(&opened.vault),

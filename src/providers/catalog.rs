@@ -66,6 +66,9 @@ pub struct Entry {
     access_token_ttl: Option<u64>,
     /// How long a code may be redeemed, in seconds.
     code_lifetime: u64,
+    /// Whether a refresh ends the access token that was issued before.
+    #[serde(default)]
+    pub refresh_kills_access_token: bool,
     /// Error codes of the token endpoint that mean that this grant is over.
     pub dead_grant_errors: Vec<String>,
     /// Fields of the token answer that an API call needs besides the token. Never secret.

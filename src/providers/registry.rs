@@ -1,4 +1,4 @@
-//! The registry: which providers are configured. One select a look-up, no copy in memory.
+//! The registry: which providers are configured.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use super::endpoints::{CustomEndpoints, Endpoints};
 use super::gate::Gate;
 use super::provider::{Provider, Wire, secret_owner};
 use crate::access::permit::{ManageProviders, Permit, ReadProviders};
+use crate::cache::{Cache, Concern, Kind, Shelf};
 use crate::clock::Clock;
 use crate::domain::error::Failure;
 use crate::domain::ids::{ProviderId, ProviderSecretId};
@@ -18,13 +19,15 @@ use crate::domain::provider::Slug;
 use crate::domain::scopes::Scopes;
 use crate::domain::secret::ClientSecret;
 use crate::outbound::Outbound;
-use crate::store::{self, DeleteProvider, ProviderRow, Store};
+use crate::store::{self, DeleteProvider, ProviderRow, Stale, Store, StoreError};
 use crate::vault::{Sealed, Vault};
 
 /// What a registry is made of.
 pub struct Parts {
     /// Where providers are kept.
     pub store: Store,
+    /// What of them may be kept in memory.
+    pub cache: Cache,
     /// Seals and opens client secrets.
     pub vault: Arc<Vault>,
     /// What providers are called through.
@@ -50,10 +53,19 @@ struct Site {
 /// The configured providers.
 pub struct Registry {
     store: Store,
+    cache: Cache,
+    memory: Shelf<Named, Arc<Provider>>,
     wire: Wire,
     catalog: &'static Catalog,
     site: Site,
     gate: Gate,
+}
+
+/// What a provider is looked up by.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Named {
+    Id(ProviderId),
+    Slug(Slug),
 }
 
 /// A provider to configure.
@@ -73,6 +85,9 @@ pub struct NewProvider {
     /// Its name for people; `None` is the catalog's.
     pub display_name: Option<String>,
 }
+
+/// What a provider takes in memory besides its secrets, about: its URLs are most of it.
+const WEIGHT: usize = 4_096;
 
 /// Some of the providers, by slug.
 pub struct ProviderPage {
@@ -96,10 +111,11 @@ enum MergeError {
 impl Registry {
     /// With the catalog of this build.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, vault, outbound, kind, public_url, sandbox_url, clock } = parts;
+        let Parts { store, cache, vault, outbound, kind, public_url, sandbox_url, clock } = parts;
         let site = Site { kind, public_url, sandbox: sandbox_url };
         let wire = Wire { outbound, vault, clock };
-        Self { store, wire, catalog: Catalog::embedded(), site, gate: Gate::default() }
+        let memory = memory(&cache);
+        Self { store, cache, memory, wire, catalog: Catalog::embedded(), site, gate: Gate::default() }
     }
 
     /// Every request to a provider needs a permit of it.
@@ -112,18 +128,19 @@ impl Registry {
     /// # Errors
     ///
     /// [`Failure::ProviderNotFound`], [`Failure::ProviderUnavailable`] for the sandbox where none runs, and the store's.
-    pub async fn by_slug(&self, slug: &Slug) -> Result<Provider, Failure> {
-        self.found(self.store.provider_by_slug(slug).await?)
+    pub async fn by_slug(&self, slug: &Slug) -> Result<Arc<Provider>, Failure> {
+        self.remembered(Named::Slug(slug.clone()), self.store.provider_by_slug(slug)).await
     }
 
     /// The provider of this id; errors as [`Self::by_slug`].
-    pub async fn by_id(&self, id: ProviderId) -> Result<Provider, Failure> {
-        self.found(self.store.provider(id).await?)
+    pub async fn by_id(&self, id: ProviderId) -> Result<Arc<Provider>, Failure> {
+        self.remembered(Named::Id(id), self.store.provider(id)).await
     }
 
     /// The provider of this name, to be shown; errors as [`Self::by_slug`].
     pub async fn provider(&self, _permit: &Permit<ReadProviders>, slug: &Slug) -> Result<Provider, Failure> {
-        self.by_slug(slug).await
+        // As the store has it now, with what memory need not know.
+        self.found(self.store.provider_by_slug(slug).await?)
     }
 
     /// Up to `limit` providers by slug, those behind `after`. One that does not fit this program is left out and
@@ -166,7 +183,8 @@ impl Registry {
             created_at: now,
             secret,
         };
-        if self.store.create_provider(&row).await? { self.by_id(id).await } else { Err(Failure::ProviderExists) }
+        let created = self.store.create_provider(&row).await?;
+        if created { self.found(self.store.provider(id).await?) } else { Err(Failure::ProviderExists) }
     }
 
     /// Removes a provider that no account uses. Removing one that is gone succeeds for 30 days.
@@ -175,11 +193,26 @@ impl Registry {
     ///
     /// [`Failure::ProviderInUse`], [`Failure::ProviderNotFound`], and the store's.
     pub async fn delete(&self, _permit: &Permit<ManageProviders>, slug: &Slug) -> Result<(), Failure> {
-        match self.store.delete_provider(slug, self.wire.clock.now()).await? {
-            DeleteProvider::Deleted => Ok(()),
+        let (store, slug, now) = (self.store.clone(), slug.clone(), self.wire.clock.now());
+        let delete = async move { store.delete_provider(&slug, now).await };
+        match self.cache.change(Stale::Providers, delete).await? {
+            DeleteProvider::Deleted => {
+                self.cache.settled().await;
+                Ok(())
+            }
             DeleteProvider::InUse => Err(Failure::ProviderInUse),
             DeleteProvider::NotFound => Err(Failure::ProviderNotFound),
         }
+    }
+
+    /// From memory, or else read from the store. One that does not fit this program is not remembered.
+    async fn remembered(
+        &self,
+        name: Named,
+        read: impl Future<Output = Result<Option<ProviderRow>, StoreError>>,
+    ) -> Result<Arc<Provider>, Failure> {
+        let read = async { self.found(read.await?).map(|provider| Some(Arc::new(provider))) };
+        self.memory.get_or_read(name, read).await?.ok_or(Failure::ProviderNotFound)
     }
 
     fn found(&self, row: Option<ProviderRow>) -> Result<Provider, Failure> {
@@ -236,6 +269,19 @@ impl Registry {
         })?;
         Ok((id, sealed))
     }
+}
+
+/// A shelf for providers.
+fn memory(cache: &Cache) -> Shelf<Named, Arc<Provider>> {
+    cache.shelf(Kind {
+        name: "providers",
+        sixteenths: 1,
+        weigh: |_, provider| WEIGHT + provider.secrets.iter().map(|row| row.secret.as_bytes().len()).sum::<usize>(),
+        concern: |stale| match stale {
+            Stale::Providers => Concern::All,
+            Stale::Account { .. } | Stale::ApiClients => Concern::None,
+        },
+    })
 }
 
 type SealedSecret = (ProviderSecretId, Sealed<ClientSecret>);

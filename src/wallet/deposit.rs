@@ -12,7 +12,7 @@ use crate::domain::policy;
 use crate::domain::provider::{Profile, TokenAnswer, Verdict};
 use crate::domain::secret::{AuthorizationCode, PkceVerifier};
 use crate::providers::Provider;
-use crate::store::{ClaimedFlow, Deposit, Deposited, NewGrant};
+use crate::store::{ClaimedFlow, Deposit, Deposited, NewGrant, Stale};
 use crate::vault::Owner;
 
 /// How often a deposit looks again when somebody else linked or unlinked the same account in between.
@@ -98,8 +98,16 @@ impl Wallet {
                 None => (AccountId::new(self.0.clock.now()), false),
             };
             let deposit = self.deposit_of(flow, answer, profile, sent_at, (account, existing))?;
-            match self.0.store.deposit(&deposit).await? {
-                Deposited::Done => return Ok(Outcome { account, created: !existing }),
+            let stale = Stale::Account { provider: flow.provider, user: flow.user.clone() };
+            let store = self.0.store.clone();
+            match self.0.cache.change(stale, async move { store.deposit(&deposit).await }).await? {
+                Deposited::Done => {
+                    if existing {
+                        // Its old token may be revoked next.
+                        self.0.cache.settled().await;
+                    }
+                    return Ok(Outcome { account, created: !existing });
+                }
                 Deposited::Changed => {}
                 Deposited::LinkedToAnotherUser => return Err(Failure::AccountLinkedToAnotherUser),
                 Deposited::FlowGone => return Err(Failure::FlowOutcomeUnknown),

@@ -3,6 +3,7 @@
 mod deposit;
 mod flights;
 mod get;
+mod memory;
 mod refresh;
 mod sweep;
 mod verdict;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
+use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::domain::error::Failure;
 use crate::domain::event::Event;
@@ -20,13 +22,14 @@ use crate::domain::flow::Flow;
 use crate::domain::grant::Grant;
 use crate::domain::ids::{AccountId, ProviderId, ReplicaId};
 use crate::providers::Registry;
-use crate::store::Store;
+use crate::store::{Stale, Store};
 use crate::vault::{Owner, Vault};
 
 pub use deposit::RedeemError;
 pub use get::{Handout, TokenRequest};
 
 use flights::Flights;
+use memory::Memory;
 
 /// Holds the grants of all users: takes them in, keeps them fresh, hands out their access tokens. Cheap to clone.
 #[derive(Clone)]
@@ -34,6 +37,8 @@ pub struct Wallet(Arc<Inner>);
 
 struct Inner {
     store: Store,
+    cache: Cache,
+    memory: Memory,
     vault: Arc<Vault>,
     registry: Arc<Registry>,
     clock: Clock,
@@ -48,25 +53,54 @@ struct Inner {
     tasks: TaskTracker,
 }
 
+/// What a wallet is made of.
+pub struct Parts {
+    /// Where grants are kept.
+    pub store: Store,
+    /// What of them may be kept in memory.
+    pub cache: Cache,
+    /// Seals and opens tokens.
+    pub vault: Arc<Vault>,
+    /// The configured providers.
+    pub registry: Arc<Registry>,
+    /// The time.
+    pub clock: Clock,
+    /// This process.
+    pub replica: ReplicaId,
+    /// How long after a get its grant is refreshed ahead of the next one.
+    pub ahead_for: Duration,
+    /// Runs what outlives its callers.
+    pub tasks: TaskTracker,
+}
+
 impl Wallet {
-    /// Over the store, with its tokens sealed by `vault`. Work that outlives its callers runs in `tasks`.
-    pub fn new(
-        store: Store,
-        vault: Arc<Vault>,
-        registry: Arc<Registry>,
-        clock: Clock,
-        replica: ReplicaId,
-        ahead_for: Duration,
-        tasks: TaskTracker,
-    ) -> Self {
-        let (flights, sweeping) = (Flights::default(), Mutex::default());
-        Self(Arc::new(Inner { store, vault, registry, clock, replica, ahead_for, flights, sweeping, tasks }))
+    /// Over its parts.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { store, cache, vault, registry, clock, replica, ahead_for, tasks } = parts;
+        let (memory, flights, sweeping) = (memory::memory(&cache), Flights::default(), Mutex::default());
+        Self(Arc::new(Inner {
+            store,
+            cache,
+            memory,
+            vault,
+            registry,
+            clock,
+            replica,
+            ahead_for,
+            flights,
+            sweeping,
+            tasks,
+        }))
     }
 
-    /// Takes an account's grant out of use: no get that starts later serves it. False if the account is unlinked
-    /// already. `event` is written with the change.
-    pub async fn withdraw(&self, account: AccountId, event: &Event) -> Result<bool, Failure> {
-        Ok(self.0.store.unlink(account, event, self.0.clock.now()).await?)
+    /// Takes an account's grant out of use: no get that starts after this has returned serves it, on any replica.
+    /// False if the account is unlinked already. `event` is written with the change.
+    pub async fn withdraw(&self, account: AccountId, event: Event) -> Result<bool, Failure> {
+        let (store, now, stale) = (self.0.store.clone(), self.0.clock.now(), Stale::of(&event));
+        let unlinked = self.0.cache.change(stale, async move { store.unlink(account, &event, now).await }).await?;
+        // Also if it was done before: perhaps a moment ago, and its caller still waits.
+        self.0.cache.settled().await;
+        Ok(unlinked)
     }
 }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::flights::{Landing, Passenger};
+use super::memory::stale;
 use super::{Ids, Inner, Wallet, spread};
+use crate::clock::Timestamp;
 use crate::domain::error::Failure;
 use crate::domain::event::{Event, EventKind};
 use crate::domain::grant::{Freshness, Grant};
@@ -13,7 +15,7 @@ use crate::domain::policy;
 use crate::domain::provider::{TokenAnswer, Verdict};
 use crate::domain::secret::RefreshToken;
 use crate::providers::{Permit, Provider};
-use crate::store::{Claim, GrantChange, Holding, Outcome, Recorded, StoreError};
+use crate::store::{Claim, GrantChange, Holding, Outcome, Recorded, Stale, StoreError};
 use crate::telemetry;
 
 /// A claim that could not be followed by its request within this is given back unsent: by then somebody else may
@@ -36,6 +38,7 @@ impl Wallet {
             let (inner, grant) = (Arc::clone(&self.0), holding.grant.clone());
             self.0.tasks.spawn(async move {
                 let landing = inner.claim_and_redeem(&grant).await;
+                inner.renew(&grant).await;
                 flight.land(landing);
             });
         }
@@ -69,7 +72,10 @@ impl Inner {
     pub(super) async fn redeem_claimed(&self, provider: &Provider, claim: Claim, permit: Permit) {
         let (passenger, flight) = self.flights.board(claim.grant.id);
         if let Some(flight) = flight {
-            flight.land(self.redeem(provider, claim).await);
+            let grant = claim.grant.clone();
+            let landing = self.redeem(provider, claim).await;
+            self.renew(&grant).await;
+            flight.land(landing);
             return;
         }
         // The flight may be waiting for a permit itself.
@@ -97,7 +103,10 @@ impl Inner {
             result.as_ref().map_or_else(Verdict::as_str, |_| "refreshed"),
         );
         match result {
-            Ok(answer) => self.keep(&grant, &ids, answer, sent_at).await,
+            Ok(answer) => {
+                let announce = provider.entry.refresh_kills_access_token.then(|| stale(&grant));
+                self.keep(&grant, &ids, answer, sent_at, announce).await
+            }
             Err(verdict) => self.note(&grant, verdict).await,
         }
     }
@@ -110,7 +119,14 @@ impl Inner {
     }
 
     /// Stores a new token. It is the only copy that there may be, so this does not give up.
-    async fn keep(&self, grant: &Grant, ids: &Ids, answer: TokenAnswer, sent_at: crate::clock::Timestamp) -> Landing {
+    async fn keep(
+        &self,
+        grant: &Grant,
+        ids: &Ids,
+        answer: TokenAnswer,
+        sent_at: Timestamp,
+        announce: Option<Stale>,
+    ) -> Landing {
         let freshness = Freshness::of(&answer, true, sent_at, 0.0, spread());
         let sealed = self.vault.seal(&answer.access_token, &ids.at(grant.fence)).and_then(|access_token| {
             let refresh_token = answer.refresh_token.as_ref();
@@ -141,7 +157,7 @@ impl Inner {
                     .account(grant.account)
                     .grant(grant.id),
             ),
-            announce: None,
+            announce,
             at: self.clock.now(),
         };
         match self.record_surely(&change).await {

@@ -38,7 +38,7 @@ impl Sweep {
     /// Claims while there is something due, never more than the provider may be sent at once.
     async fn claim_all(&self) -> Result<(), crate::domain::error::Failure> {
         let inner = &self.inner;
-        let provider = Arc::new(inner.registry.by_id(self.provider).await?);
+        let provider = inner.registry.by_id(self.provider).await?;
         loop {
             let first = inner.registry.gate().permit(self.provider).await;
             let mut permits = vec![first];
