@@ -58,7 +58,7 @@ impl Access {
         if let Some(caller) = self.caller(&presented, self.keys.get(&presented.id).as_deref()) {
             return Ok(caller);
         }
-        let read = async { Ok::<_, StoreError>(self.store.api_key(presented.id).await?.map(Arc::new)) };
+        let read = async || Ok::<_, StoreError>(self.store.api_key(presented.id).await?.map(Arc::new));
         let stored = self.keys.read(presented.id, read).await?;
         self.caller(&presented, stored.as_deref()).ok_or(Failure::ApiKeyInvalid)
     }

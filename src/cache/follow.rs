@@ -40,7 +40,9 @@ impl Cache {
         if gap {
             self.drop_from_shelves(None);
         } else {
-            stale.iter().for_each(|stale| self.forget(stale));
+            for stale in &stale {
+                self.forget(stale);
+            }
         }
         self.renew_lease(asked_at);
         Ok(sequence)

@@ -111,3 +111,6 @@ impl Cache {
 fn millis(since_boot: Duration) -> u64 {
     u64::try_from(since_boot.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,7 +43,7 @@ pub struct Shelf<K, V> {
 /// The part of a shelf that the cache knows.
 struct Items<K, V> {
     map: Map<K, V, Scales<K, V>>,
-    concern: fn(&Stale) -> Concern<K>,
+    kind: Kind<K, V>,
     counts: metrics::Shelf,
 }
 
@@ -69,12 +69,11 @@ impl Cache {
         K: Eq + Hash + Clone + Send + Sync + 'static,
         V: Clone + Send + Sync + 'static,
     {
-        let Kind { name, sixteenths, weigh, concern } = kind;
-        let bytes = self.0.max_bytes / 16 * sixteenths;
+        let bytes = self.0.max_bytes / 16 * kind.sixteenths;
         let items = (bytes > 0).then(|| {
             let typical = usize::try_from(bytes / TYPICAL).unwrap_or(usize::MAX);
-            let map = Map::with_weighter(typical, bytes, Scales(weigh));
-            Arc::new(Items { map, concern, counts: metrics::shelf(name) })
+            let map = Map::with_weighter(typical, bytes, Scales(kind.weigh));
+            Arc::new(Items { map, counts: metrics::shelf(kind.name), kind })
         });
         if let Some(items) = &items {
             let told: Arc<dyn Forgets> = Arc::<Items<K, V>>::clone(items);
@@ -99,12 +98,16 @@ impl<K: Eq + Hash + Clone, V: Clone> Shelf<K, V> {
         self.items.as_ref().is_some_and(|items| items.map.contains_key(key))
     }
 
+    /// Bytes held.
+    pub fn bytes(&self) -> u64 {
+        self.items.as_ref().map_or(0, |items| items.map.weight())
+    }
+
     /// What memory holds, or else what `read` finds in the store.
-    pub async fn get_or_read<E>(
-        &self,
-        key: K,
-        read: impl Future<Output = Result<Option<V>, E>>,
-    ) -> Result<Option<V>, E> {
+    pub async fn get_or_read<E, R>(&self, key: K, read: impl FnOnce() -> R) -> Result<Option<V>, E>
+    where
+        R: Future<Output = Result<Option<V>, E>>,
+    {
         match self.get(&key) {
             Some(found) => Ok(Some(found)),
             None => self.read(key, read).await,
@@ -112,11 +115,14 @@ impl<K: Eq + Hash + Clone, V: Clone> Shelf<K, V> {
     }
 
     /// What `read` finds in the store; kept, unless something was dropped since it began to look.
-    pub async fn read<E>(&self, key: K, read: impl Future<Output = Result<Option<V>, E>>) -> Result<Option<V>, E> {
-        let Some(items) = &self.items else { return read.await };
+    pub async fn read<E, R>(&self, key: K, read: impl FnOnce() -> R) -> Result<Option<V>, E>
+    where
+        R: Future<Output = Result<Option<V>, E>>,
+    {
         let before = *self.cache.0.drops.read().unwrap_or_else(PoisonError::into_inner);
-        let found = read.await?;
-        if let Some(found) = &found {
+        // On the heap, so that a call that memory answers need not carry the room for it.
+        let found = Box::pin(read()).await?;
+        if let (Some(found), Some(items)) = (&found, &self.items) {
             let drops = self.cache.0.drops.read().unwrap_or_else(PoisonError::into_inner);
             if *drops == before {
                 items.map.insert(key, found.clone());
@@ -149,7 +155,7 @@ impl<K: Eq + Hash, V: Clone> Items<K, V> {
 
 impl<K: Eq + Hash + Send + Sync, V: Clone + Send + Sync> Forgets for Items<K, V> {
     fn forget(&self, stale: Option<&Stale>) {
-        match stale.map_or(Concern::All, self.concern) {
+        match stale.map_or(Concern::All, self.kind.concern) {
             Concern::None => return,
             Concern::One(key) => drop(self.map.remove(&key)),
             Concern::All => self.map.clear(),

@@ -129,12 +129,12 @@ impl Registry {
     ///
     /// [`Failure::ProviderNotFound`], [`Failure::ProviderUnavailable`] for the sandbox where none runs, and the store's.
     pub async fn by_slug(&self, slug: &Slug) -> Result<Arc<Provider>, Failure> {
-        self.remembered(Named::Slug(slug.clone()), self.store.provider_by_slug(slug)).await
+        self.remembered(Named::Slug(slug.clone()), || self.store.provider_by_slug(slug)).await
     }
 
     /// The provider of this id; errors as [`Self::by_slug`].
     pub async fn by_id(&self, id: ProviderId) -> Result<Arc<Provider>, Failure> {
-        self.remembered(Named::Id(id), self.store.provider(id)).await
+        self.remembered(Named::Id(id), || self.store.provider(id)).await
     }
 
     /// The provider of this name, to be shown; errors as [`Self::by_slug`].
@@ -206,12 +206,11 @@ impl Registry {
     }
 
     /// From memory, or else read from the store. One that does not fit this program is not remembered.
-    async fn remembered(
-        &self,
-        name: Named,
-        read: impl Future<Output = Result<Option<ProviderRow>, StoreError>>,
-    ) -> Result<Arc<Provider>, Failure> {
-        let read = async { self.found(read.await?).map(|provider| Some(Arc::new(provider))) };
+    async fn remembered<R>(&self, name: Named, read: impl FnOnce() -> R) -> Result<Arc<Provider>, Failure>
+    where
+        R: Future<Output = Result<Option<ProviderRow>, StoreError>>,
+    {
+        let read = async || self.found(read().await?).map(|provider| Some(Arc::new(provider)));
         self.memory.get_or_read(name, read).await?.ok_or(Failure::ProviderNotFound)
     }
 

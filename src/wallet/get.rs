@@ -57,7 +57,7 @@ impl Wallet {
         let mut refreshed = false;
         let mut look_again = FIRST_LOOK;
         loop {
-            if let Some(handout) = self.from_memory(user, provider, request) {
+            if let Some(handout) = self.hot_get(user, provider, request) {
                 return Ok(handout);
             }
             let holding = choose(&self.0.holdings(user, provider).await?, request.account)?;

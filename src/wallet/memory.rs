@@ -4,6 +4,7 @@
 use std::mem::size_of;
 use std::sync::Arc;
 
+use super::flights::Landing;
 use super::get::{Handout, TokenRequest, choose};
 use super::{Inner, Wallet};
 use crate::cache::{Cache, Concern, Kind, Shelf};
@@ -40,7 +41,7 @@ pub(super) fn memory(cache: &Cache) -> Memory {
 
 impl Wallet {
     /// A token that memory can answer with as it is. An error is never told from memory.
-    pub(super) fn from_memory(&self, user: &UserId, provider: ProviderId, request: &TokenRequest) -> Option<Handout> {
+    pub(super) fn hot_get(&self, user: &UserId, provider: ProviderId, request: &TokenRequest) -> Option<Handout> {
         let holdings = self.0.memory.get(&(provider, user.clone()))?;
         let holding = choose(&holdings, request.account).ok()?;
         let serve = holding.grant.serve(&request.need, self.0.clock.now());
@@ -59,18 +60,22 @@ impl Wallet {
 impl Inner {
     /// The user's holdings as the store has them, remembered.
     pub(super) async fn holdings(&self, user: &UserId, provider: ProviderId) -> Result<Holdings, StoreError> {
-        let read = async {
+        let read = async || {
             let holdings: Holdings = self.store.holdings(user, provider).await?.into_iter().map(Arc::new).collect();
             Ok::<_, StoreError>((!holdings.is_empty()).then_some(holdings))
         };
         Ok(self.memory.read((provider, user.clone()), read).await?.unwrap_or_default())
     }
 
-    /// Drops what memory has of the grant's user there, and reads it anew if it had something.
-    pub(super) async fn renew(&self, grant: &Grant) {
+    /// After a refresh: drops what memory has of the grant's user there. What was hot is read anew, once for all who
+    /// wait for the new token.
+    pub(super) async fn renew(&self, grant: &Grant, landing: &Landing) {
         let was_hot = self.memory.holds(&(grant.provider, grant.user.clone()));
         self.cache.forget(&stale(grant));
-        if was_hot && let Err(error) = self.holdings(&grant.user, grant.provider).await {
+        if was_hot
+            && *landing == Landing::Refreshed
+            && let Err(error) = self.holdings(&grant.user, grant.provider).await
+        {
             tracing::debug!(grant = %grant.id, %error, "could not read a refreshed grant; its next get will");
         }
     }
@@ -105,4 +110,78 @@ fn weigh((_, user): &Key, holdings: &Holdings) -> usize {
         size_of::<Holding>() + access_token.as_bytes().len() + texts + scopes + metadata
     };
     size_of::<Key>() + user.as_str().len() + size_of::<Holdings>() + holdings.iter().map(of_one).sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::domain::grant::{Freshness, GrantState};
+    use crate::domain::ids::{AccountId, GrantId, InstanceId};
+    use crate::domain::provider::Lifetime;
+    use crate::domain::scopes::Scopes;
+    use crate::domain::secret::AccessToken;
+    use crate::store::Store;
+    use crate::vault::{Owner, RootKey, Vault};
+
+    const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+    /// A holding of `user` with a token of a kilobyte.
+    fn holding(user: &UserId, vault: &Vault) -> Holding {
+        let owner = Owner { row: "", account: "", user: "", provider: "", generation: 0 };
+        let lifetime = Lifetime::Stated(Duration::from_hours(1));
+        Holding {
+            grant: Grant {
+                id: GrantId::new(NOW),
+                account: AccountId::new(NOW),
+                user: user.clone(),
+                provider: ProviderId::new(NOW),
+                state: GrantState::Active,
+                freshness: Freshness { issued_at: NOW, lifetime, due_at: None },
+                token_type: "Bearer".into(),
+                scopes: Scopes::split("read write", " "),
+                access_generation: 0,
+                refresh_generation: None,
+                fence: 0,
+                committed_fence: 0,
+                attempted_at: None,
+                attempts: 0,
+                retry_not_before: None,
+                ahead_until: NOW,
+            },
+            access_token: vault.seal(&AccessToken::new("t".repeat(1_024)), &owner).unwrap(),
+            subject: "person".into(),
+            is_default: false,
+            metadata: BTreeMap::from([("shop".to_owned(), "s.example.com".to_owned())]),
+            lease_until: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn ten_thousand_users_take_no_more_than_is_allowed() {
+        const ALLOWED: u64 = 4 << 20;
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&format!("sqlite:{}", folder.path().join("wallet.db").display()), 1).await.unwrap();
+        let cache = Cache::new(store, Clock::moved(NOW).0, ALLOWED, TaskTracker::new());
+        let memory = memory(&cache);
+        let (vault, _) = Vault::create(&RootKey::generate(), InstanceId::new(NOW), NOW).unwrap();
+        let (provider, mut most, mut one) = (ProviderId::new(NOW), 0, 0);
+        for n in 0..10_000 {
+            let user = UserId::parse(format!("user-{n}")).unwrap();
+            let holdings: Holdings = [Arc::new(holding(&user, &vault))].into();
+            one = weigh(&(provider, user.clone()), &holdings);
+            memory.read((provider, user), async || Ok::<_, StoreError>(Some(holdings))).await.unwrap();
+            most = most.max(memory.bytes());
+        }
+        assert!(one > 1_024 + 300, "{one} bytes is less than its parts");
+        assert!(most <= ALLOWED, "{most} bytes");
+        let held =
+            (0..10_000).filter(|n| memory.holds(&(provider, UserId::parse(format!("user-{n}")).unwrap()))).count();
+        assert!(held > 1_500, "the memory allowed is used: {held} users");
+    }
 }

@@ -38,7 +38,7 @@ impl Wallet {
             let (inner, grant) = (Arc::clone(&self.0), holding.grant.clone());
             self.0.tasks.spawn(async move {
                 let landing = inner.claim_and_redeem(&grant).await;
-                inner.renew(&grant).await;
+                inner.renew(&grant, &landing).await;
                 flight.land(landing);
             });
         }
@@ -74,7 +74,7 @@ impl Inner {
         if let Some(flight) = flight {
             let grant = claim.grant.clone();
             let landing = self.redeem(provider, claim).await;
-            self.renew(&grant).await;
+            self.renew(&grant, &landing).await;
             flight.land(landing);
             return;
         }

@@ -2,6 +2,7 @@
 
 mod callers;
 mod claims;
+mod coherence;
 mod deposits;
 mod files;
 mod flows;
