@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Store;
+use super::coherence::{self, Stale};
 use super::db::Tx;
 use super::error::StoreError;
 use super::events;
@@ -30,6 +31,10 @@ pub struct GrantChange {
     pub outcome: Outcome,
     /// Written if the account's state changes with it.
     pub event: Option<Event>,
+    /// What other replicas must drop, if the access token that they may hold is good for nothing any more.
+    pub announce: Option<Stale>,
+    /// When this came to be known.
+    pub at: Timestamp,
 }
 
 /// What a claim came to.
@@ -63,8 +68,6 @@ pub enum Outcome {
         reason: Option<String>,
         /// The committed fence that the claim saw.
         committed_fence: i64,
-        /// When this came to be known.
-        at: Timestamp,
     },
     /// Sent, and not answered: the lease stays, and with its end the grant is in doubt.
     Unanswered {
@@ -181,9 +184,18 @@ impl Store {
         let mut order = (0..changes.len()).collect::<Vec<_>>();
         order.sort_by_key(|index| changes[*index].grant);
         let mut recorded = vec![Recorded::Superseded; changes.len()];
+        let mut announced = Vec::new();
         let mut tx = self.db.lane(Lane::Results).begin().await?;
         for index in order {
-            recorded[index] = record(&mut tx, &changes[index]).await?;
+            let change = &changes[index];
+            recorded[index] = record(&mut tx, change).await?;
+            if recorded[index] != Recorded::Superseded {
+                announced.extend(change.announce.as_ref().map(|stale| (stale, change.at)));
+            }
+        }
+        // After all of them: whoever announces makes others wait, and must not wait for a row of theirs any more.
+        for (stale, at) in announced {
+            coherence::tell(&mut tx, stale, at).await?;
         }
         tx.commit().await?;
         Ok(recorded)
@@ -191,7 +203,7 @@ impl Store {
 }
 
 async fn record(tx: &mut Tx, change: &GrantChange) -> Result<Recorded, StoreError> {
-    let GrantChange { grant, account, fence, .. } = *change;
+    let GrantChange { grant, account, fence, at, .. } = *change;
     match &change.outcome {
         Outcome::Refreshed { access_token, refresh_token, token_type, scopes, metadata, freshness } => {
             let scopes = scopes.as_ref().map(to_json).transpose()?;
@@ -214,9 +226,9 @@ async fn record(tx: &mut Tx, change: &GrantChange) -> Result<Recorded, StoreErro
             ];
             record_tokens(tx, change, values).await
         }
-        Outcome::Verdict { state, due_at, retry_not_before, reason, committed_fence, at } => {
+        Outcome::Verdict { state, due_at, retry_not_before, reason, committed_fence } => {
             if *state == GrantState::Dead {
-                let values = args![grant, account, fence, *committed_fence, *at];
+                let values = args![grant, account, fence, *committed_fence, at];
                 if recorded(tx.all(&DEATH, values).await?.first())? != Recorded::Superseded {
                     if tx.execute(&ACCOUNT_ENDS, args![account, reason.as_deref()]).await? == 1 {
                         tell(tx, change).await?;
@@ -226,7 +238,7 @@ async fn record(tx: &mut Tx, change: &GrantChange) -> Result<Recorded, StoreErro
             }
             // While verdicts are frozen a death is one more suspicion.
             let kept = if *state == GrantState::Dead { GrantState::Suspect } else { *state };
-            let values = args![grant, account, fence, *committed_fence, kept.as_str(), *due_at, *retry_not_before, *at];
+            let values = args![grant, account, fence, *committed_fence, kept.as_str(), *due_at, *retry_not_before, at];
             let outcome = recorded(tx.all(&VERDICT, values).await?.first())?;
             if outcome == Recorded::Superseded {
                 tx.execute(&SETTLED, args![grant, account, fence, *committed_fence]).await?;

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{Counter, Gauge, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// Counter: answered requests, by `method` (`WalletService/GetAccessToken`) and `code` (`OK`, `NOT_FOUND`, …).
@@ -77,6 +77,22 @@ const BATCH_BUCKETS: [f64; 7] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0];
 /// Upper bounds in seconds: a hot get takes microseconds, a refresh waits for a provider.
 const REQUEST_BUCKETS: [f64; 12] = [0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
 
+/// Counter: statements sent to the store, by `statement`.
+pub const STATEMENTS: &str = "token_wallet_store_statements_total";
+
+/// Counters: look-ups in memory that found something, and that did not, by `shelf` (`tokens`, `providers`, `api_keys`).
+pub const CACHE_HITS: &str = "token_wallet_cache_hits_total";
+/// See [`CACHE_HITS`].
+pub const CACHE_MISSES: &str = "token_wallet_cache_misses_total";
+
+/// Counter: changes that made something in memory stale, by `shelf`.
+pub const CACHE_DROPS: &str = "token_wallet_cache_drops_total";
+
+/// Gauges: what is held in memory, by `shelf`.
+pub const CACHE_BYTES: &str = "token_wallet_cache_bytes";
+/// See [`CACHE_BYTES`].
+pub const CACHE_ENTRIES: &str = "token_wallet_cache_entries";
+
 static RECORDER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 
 /// Begins to count, once in a process; further calls change nothing.
@@ -116,6 +132,12 @@ pub fn install() {
         describe_counter!(SPOOL_APPENDS, "Answers spooled");
         describe_counter!(SPOOL_FAILURES, "Answers that could not be spooled");
         describe_counter!(SPOOL_UNREADABLE, "Answers in the spool that could not be read");
+        describe_counter!(STATEMENTS, "Statements sent to the store");
+        describe_counter!(CACHE_HITS, "Look-ups in memory that found something");
+        describe_counter!(CACHE_MISSES, "Look-ups in memory that had to go to the store");
+        describe_counter!(CACHE_DROPS, "Changes that made something in memory stale");
+        describe_gauge!(CACHE_BYTES, Unit::Bytes, "Bytes held in memory of the store");
+        describe_gauge!(CACHE_ENTRIES, "Entries held in memory of the store");
         Some(handle)
     });
 }
@@ -219,6 +241,36 @@ pub fn spool_unreadable(answers: usize) {
 /// A count as metrics have it. It is never so large that a digit is lost.
 fn lossy(count: usize) -> f64 {
     f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+/// Counts a statement sent to the store.
+pub fn statement(name: &'static str) {
+    counter!(STATEMENTS, "statement" => name).increment(1);
+}
+
+/// What is counted of a part of memory.
+pub struct Shelf {
+    /// [`CACHE_HITS`].
+    pub hits: Counter,
+    /// [`CACHE_MISSES`].
+    pub misses: Counter,
+    /// [`CACHE_DROPS`].
+    pub drops: Counter,
+    /// [`CACHE_BYTES`].
+    pub bytes: Gauge,
+    /// [`CACHE_ENTRIES`].
+    pub entries: Gauge,
+}
+
+/// The counts of the part of memory called `shelf`: looked up once, since every call counts.
+pub fn shelf(shelf: &'static str) -> Shelf {
+    Shelf {
+        hits: counter!(CACHE_HITS, "shelf" => shelf),
+        misses: counter!(CACHE_MISSES, "shelf" => shelf),
+        drops: counter!(CACHE_DROPS, "shelf" => shelf),
+        bytes: gauge!(CACHE_BYTES, "shelf" => shelf),
+        entries: gauge!(CACHE_ENTRIES, "shelf" => shelf),
+    }
 }
 
 #[cfg(test)]

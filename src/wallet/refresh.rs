@@ -44,8 +44,15 @@ impl Wallet {
         if let Some(flight) = flight {
             let (inner, judged) = (Arc::clone(&self.0), judged.clone());
             self.0.tasks.spawn(async move {
-                let landing = inner.run(&flight, &judged, errand).await;
-                flight.land(landing.unwrap_or_else(Landing::Failed));
+                let landing = match inner.run(&flight, &judged, errand).await {
+                    Ok(landing) => {
+                        inner.forget_unless_refreshed(&judged, &landing);
+                        landing
+                    }
+                    // Nothing was done to the grant.
+                    Err(failure) => Landing::Failed(failure),
+                };
+                flight.land(landing);
             });
         }
         passenger
@@ -98,7 +105,9 @@ impl Inner {
     ) {
         let (passenger, flight) = self.flights.board(claim.grant.id);
         if let Some(flight) = flight {
+            let grant = claim.grant.clone();
             let landing = self.redeem(&flight, provider, claim, claiming_at, permit).await;
+            self.forget_unless_refreshed(&grant, &landing);
             flight.land(landing);
             return;
         }

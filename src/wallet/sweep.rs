@@ -47,7 +47,7 @@ impl Sweep {
         inner.store.retire_unwanted(self.provider, inner.clock.now(), RETIRED_AT_ONCE).await?;
         loop {
             // Each time: another grant, or another replica, may have learned that our credentials are refused.
-            let provider = Arc::new(inner.registry.by_id(self.provider).await?);
+            let provider = inner.registry.by_id(self.provider).await?;
             // What is closed now is asked again by the next sweep.
             let Ok(first) = inner.registry.permit(&provider, Urgency::Background).await else { return Ok(()) };
             let mut permits = vec![first];

@@ -111,9 +111,16 @@ async fn who_judged_before_another_attempt_must_judge_again(store: &Fixture) {
         retry_not_before: None,
         reason: None,
         committed_fence: 0,
+    };
+    let change = GrantChange {
+        grant,
+        account: claim.grant.account,
+        fence: claim.grant.fence,
+        outcome,
+        event: None,
+        announce: None,
         at: NOW,
     };
-    let change = GrantChange { grant, account: claim.grant.account, fence: claim.grant.fence, outcome, event: None };
     assert_eq!(store.record(&change).await.unwrap(), Recorded::Stored(GrantState::Suspect));
     assert_eq!(store.claim(&judged, None, false, me(), NOW, at(20)).await.unwrap(), None);
     assert!(store.claim_now(grant, at(60)).await.is_some());

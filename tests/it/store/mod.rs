@@ -3,6 +3,7 @@
 mod batches;
 mod callers;
 mod claims;
+mod coherence;
 mod deposits;
 mod files;
 mod flows;

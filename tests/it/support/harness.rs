@@ -106,7 +106,34 @@ pub struct Harness {
     pub http: Http,
     channel: Channel,
     _folder: TempDir,
-    _database: Option<TestDatabase>,
+    database: Option<TestDatabase>,
+}
+
+/// One of several processes of a wallet: where to call, and as whom.
+pub struct Replica {
+    /// Keeps it running; none for the harness's own.
+    _app: Option<App>,
+    pub key: String,
+    channel: Channel,
+}
+
+impl Replica {
+    /// The same, called with another key.
+    pub fn with_key(&self, key: &str) -> Self {
+        Self { _app: None, key: key.to_owned(), channel: self.channel.clone() }
+    }
+
+    /// A fresh token of `user` at the sandbox.
+    pub async fn get(&self, user: &str) -> Result<v1::GetAccessTokenResponse, Status> {
+        let (user_id, provider) = (user.into(), "sandbox".into());
+        self.get_at(v1::GetAccessTokenRequest { user_id, provider, ..Default::default() }).await
+    }
+
+    /// A token as `request` wants it.
+    pub async fn get_at(&self, request: v1::GetAccessTokenRequest) -> Result<v1::GetAccessTokenResponse, Status> {
+        let mut wallet = WalletServiceClient::with_interceptor(self.channel.clone(), Key::new(&self.key));
+        wallet.get_access_token(request).await.map(tonic::Response::into_inner)
+    }
 }
 
 impl Harness {
@@ -174,7 +201,7 @@ impl Harness {
             http: browser::new(),
             channel,
             _folder: folder,
-            _database: database,
+            database,
         }
     }
 
@@ -207,6 +234,27 @@ impl Harness {
             self.channel = Channel::from_static("http://127.0.0.1:1").connect_lazy();
             app.shutdown().await;
         }
+    }
+
+    /// Another process on the same PostgreSQL database.
+    pub async fn second(&self) -> Replica {
+        let app = App::start(self.config.clone(), self.clock.clone()).await.unwrap();
+        let channel = channel(&app);
+        Replica { _app: Some(app), key: self.key.clone(), channel }
+    }
+
+    /// This process, as others are called.
+    pub fn replica(&self) -> Replica {
+        Replica { _app: None, key: self.key.clone(), channel: self.channel.clone() }
+    }
+
+    /// Takes PostgreSQL away, until [`Self::mend_database`].
+    pub async fn cut_database(&self) {
+        self.database.as_ref().unwrap().cut().await;
+    }
+
+    pub async fn mend_database(&self) {
+        self.database.as_ref().unwrap().mend().await;
     }
 
     /// As another API client.
@@ -246,7 +294,12 @@ impl Harness {
     /// A token as `request` wants it, at the sandbox.
     pub async fn get_with(&self, request: v1::GetAccessTokenRequest) -> Result<v1::GetAccessTokenResponse, Status> {
         let request = v1::GetAccessTokenRequest { provider: "sandbox".into(), ..request };
-        self.wallet().get_access_token(request).await.map(tonic::Response::into_inner)
+        self.get_at(request).await
+    }
+
+    /// A token as `request` wants it.
+    pub async fn get_at(&self, request: v1::GetAccessTokenRequest) -> Result<v1::GetAccessTokenResponse, Status> {
+        self.replica().get_at(request).await
     }
 
     /// Begins a link that ends at [`APP_URL`].
