@@ -158,6 +158,16 @@ impl App {
         self.addresses
     }
 
+    /// Runs each of the wallet's jobs once, whatever the timetable says, and waits until nothing is being refreshed: for
+    /// tests, which move the clock through days. What waits for the clock is waited for.
+    ///
+    /// # Errors
+    ///
+    /// What a job failed with.
+    pub async fn turn(&self) -> Result<(), StoreError> {
+        self.wallet.turn().await
+    }
+
     /// Returns when a listener has broken: the service is of no use any more and shall be shut down.
     pub async fn broken(&self) {
         self.closing.cancelled().await;

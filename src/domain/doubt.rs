@@ -93,11 +93,13 @@ pub fn judge(grant: &Grant, reuse: Reuse, sender: Sender, rejected: bool, now: T
     }
 }
 
-/// When a grant whose request was not answered is looked at next, by the replica that sent it.
-pub fn next_look(grant: &Grant, reuse: Reuse, now: Timestamp) -> Timestamp {
+/// When a grant whose request was not answered is looked at next, by the replica that sent it. A second silence is
+/// followed by longer and longer waits, spread by `spread` in 0..=1, as any other failure.
+pub fn next_look(grant: &Grant, reuse: Reuse, now: Timestamp, spread: f64) -> Timestamp {
     let lease_end = grant.lease.map_or(now, |lease| lease.until);
     let after_lease = Grant { retry_not_before: None, ..grant.clone() };
     match judge(&after_lease, reuse, Sender::KnowsNothing, false, now) {
+        Doubt::SendAgain(_) if grant.doubted_fence.is_some() => grant.deferred(now, Some(lease_end), spread),
         Doubt::SendAgain(_) => lease_end,
         Doubt::WaitUntil(at) => at.max(lease_end),
     }
@@ -107,7 +109,9 @@ pub fn next_look(grant: &Grant, reuse: Reuse, now: Timestamp) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::grant::Lease;
     use crate::domain::grant::tests::{NOW, hour};
+    use crate::domain::ids::ReplicaId;
 
     const AGAIN: Doubt = WHATEVER_THE_SENDER_KNOWS;
 
@@ -172,6 +176,17 @@ mod tests {
         let grant = Grant { doubted_fence: Some(1), ..doubtful(3_000) };
         let judged = judge(&grant, Reuse::Grace(secs(60)), Sender::KnowsNothing, false, NOW);
         assert_eq!(judged, Doubt::WaitUntil(NOW.plus(secs(570)).plus(Duration::from_millis(1))));
+    }
+
+    #[test]
+    fn p14_after_a_second_silence_the_waits_grow() {
+        let lease = Lease { owner: ReplicaId::new(NOW), until: NOW.plus(secs(10)) };
+        let silent = |attempts, doubted_fence| Grant { attempts, doubted_fence, lease: Some(lease), ..doubtful(4_000) };
+        let next = |grant: Grant| next_look(&grant, Reuse::Refused, NOW, 1.0).since(NOW);
+        assert_eq!(next(silent(0, None)), secs(10), "the first one is asked about once its lease is over");
+        assert_eq!(next(silent(1, Some(1))), secs(10));
+        assert_eq!(next(silent(4, Some(1))), secs(80));
+        assert_eq!(next(silent(99, Some(1))), secs(900));
     }
 
     #[test]

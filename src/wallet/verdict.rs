@@ -99,7 +99,7 @@ impl Inner {
     /// [`crate::domain::doubt`] allows.
     fn unanswered(&self, provider: &Provider, grant: &Grant, now: Timestamp) -> (GrantChange, Failure) {
         let lease_end = grant.lease.map_or(now, |lease| lease.until);
-        let due_at = doubt::next_look(grant, provider.entry.reuse(), now);
+        let due_at = doubt::next_look(grant, provider.entry.reuse(), now, spread());
         tracing::warn!(grant = %grant.id, "a refresh was not answered; its outcome is in doubt");
         metrics::in_doubt(provider.slug.as_str());
         let failure = Failure::ProviderUnavailable { retry_after: due_at.since(now) };
@@ -134,9 +134,10 @@ impl Inner {
         }
         let (store, id, ended_after) = (self.store.clone(), provider.id, now.minus(PART_OF_WAVE));
         let freeze = async move { store.freeze_verdicts(id, now.plus(FREEZE), ended_after, now).await };
-        let back = self.cache.change(Stale::Providers, freeze).await?;
-        if !frozen {
-            tracing::error!(provider = %provider.slug, suspected, back, "too many grants are refused at once: none is ended for now");
+        let done = self.cache.change(Stale::Providers, freeze).await?;
+        // Not by the row as it was read: several grants notice a wave at once.
+        if done.began {
+            tracing::error!(provider = %provider.slug, suspected, back = done.back, "too many grants are refused at once: none is ended for now");
             metrics::verdicts_frozen(provider.slug.as_str());
         }
         Ok(())

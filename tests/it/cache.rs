@@ -78,7 +78,7 @@ async fn two() -> (Harness, Replica) {
 async fn assert_gone(harness: &Harness, second: &Replica, request: v1::GetAccessTokenRequest, why: &'static str) {
     harness.pass(SETTLED);
     for _ in 0..2 {
-        each_of(500, async || harness.get_at(request.clone()).await, refused(why)).await;
+        each_of(500, async || harness.get_with(request.clone()).await, refused(why)).await;
         each_of(500, async || second.get_at(request.clone()).await, refused(why)).await;
         until_hot(harness, async || second.get("bob").await).await;
     }
@@ -115,9 +115,9 @@ on_both_engines! {
         assert_eq!(cold.code(), Code::Internal, "a get that is not hot does ask");
         // What memory cannot answer, the store is asked for: an error is never told from memory.
         let scopes = v1::GetAccessTokenRequest { required_scopes: vec!["more".into()], ..at("ann", "sandbox") };
-        assert_eq!(harness.get_at(scopes.clone()).await.unwrap_err().code(), Code::Internal);
+        assert_eq!(harness.get_with(scopes.clone()).await.unwrap_err().code(), Code::Internal);
         show(&database).await;
-        assert_eq!(reason(&harness.get_at(scopes).await.unwrap_err()), "MISSING_SCOPES");
+        assert_eq!(reason(&harness.get_with(scopes).await.unwrap_err()), "MISSING_SCOPES");
         assert_eq!(harness.get("bob").await.unwrap().token_type, "Bearer");
         assert!(counted(&harness, "token_wallet_store_statements_total{statement=\"grants::OF_USER\"}").await > 0.0);
         for shelf in ["tokens", "providers", "api_keys"] {
@@ -154,7 +154,7 @@ on_both_engines! {
     async fn deleted_providers_and_api_clients_are_gone_at_once(engine) {
         let harness = Harness::start(engine).await;
         let (spare, client, key) = spares(&harness).await;
-        let provider = async || harness.get_at(at("ann", &spare)).await;
+        let provider = async || harness.get_with(at("ann", &spare)).await;
         each_of(100, provider, refused("ACCOUNT_NOT_LINKED")).await;
         delete_provider(&harness, &spare).await;
         each_of(100, provider, refused("PROVIDER_NOT_FOUND")).await;

@@ -99,7 +99,7 @@ async fn s5_killed_while_a_refresh_is_at_the_provider_it_is_fresh_once_the_lease
         wallet.sandbox.release();
         wallet.start().await;
         // What the dead process has sent may still be heard.
-        assert_eq!(reason(&wallet.get("u", "sandbox").await.unwrap_err()), "PROVIDER_UNAVAILABLE", "{hold:?}");
+        assert_eq!(reason(&wallet.get("u", "sandbox").await.unwrap_err()), "PROVIDER_UNAVAILABLE", "{when:?}");
         wallet.kill();
         wallet.end().await;
         let over = "UPDATE grants SET lease_until = lease_until - 20000, attempted_at = attempted_at - 20000";

@@ -326,9 +326,9 @@ async fn a_request_without_an_answer_leaves_its_lease_and_any_answer_ends_the_do
 
 async fn while_verdicts_are_frozen_no_grant_is_ended(store: &Fixture) {
     let ann = Ann::linked(store).await;
-    store.freeze_verdicts(ann.provider, at(1_800), at(-300), NOW).await.unwrap();
+    assert!(store.freeze_verdicts(ann.provider, at(1_800), at(-300), NOW).await.unwrap().began);
     // A shorter freeze shortens nothing.
-    store.freeze_verdicts(ann.provider, at(900), at(-300), NOW).await.unwrap();
+    assert!(!store.freeze_verdicts(ann.provider, at(900), at(-300), NOW).await.unwrap().began);
     let standing = store.provider(ann.provider).await.unwrap().unwrap().standing;
     assert_eq!(standing.frozen_until, Some(at(1_800)));
     ann.claim(store, 0).await;
@@ -354,7 +354,7 @@ async fn a_freeze_brings_back_what_the_wave_ended(store: &Fixture) {
     assert_eq!(store.suspected(ann.provider, NOW).await.unwrap(), 2);
     assert_eq!(store.suspected(ann.provider, at(7)).await.unwrap(), 0);
 
-    assert_eq!(store.freeze_verdicts(ann.provider, at(2_000), at(-293), at(60)).await.unwrap(), 1);
+    assert_eq!(store.freeze_verdicts(ann.provider, at(2_000), at(-293), at(60)).await.unwrap().back, 1);
     assert_eq!(ann.account_state(store).await, (AccountState::Active, None));
     let grant = store.judged(ann.grant).await;
     assert_eq!((grant.state, grant.freshness.due_at), (GrantState::Suspect, Some(at(60))));
