@@ -13,6 +13,7 @@ use url::Url;
 use crate::access::Access;
 use crate::access::clients::NewClient;
 use crate::api;
+use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::config::{Config, EXIT_CODE};
 use crate::domain::error::Failure;
@@ -126,15 +127,14 @@ impl App {
         let store = Store::open(config.store.url.expose(), config.store.max_connections).await?;
         let opened = keys::open(&store, &config).await?;
         store.migrate().await?;
-        let access = Access::new(store.clone(), clock.clone(), opened.instance.id);
+        let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let cache = Cache::new(store.clone(), clock.clone(), config.cache_max_bytes, tasks.clone());
+        let access = Access::new(store.clone(), cache.clone(), clock.clone(), opened.instance.id);
         if let Some(path) = &config.bootstrap_admin_key_file {
             write_first_key(&store, &access, path).await?;
         }
         let listeners = Bound::bind(&config).await?;
-        let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let (spool, leftovers) = spool(&config, &store, &opened, &clock)?;
-        let rooms = rooms(&config, clock, &store, &opened, spool, listeners.addresses.web, &tasks)?;
-        rooms.wallet.replay(leftovers);
+        let rooms = rooms(&config, clock, &store, &cache, &opened, listeners.addresses.web, &tasks)?;
         if store.engine() == Engine::Sqlite {
             // The file lock proves that the last process is dead.
             rooms.linking.recover().await?;
@@ -142,6 +142,9 @@ impl App {
         rooms.wallet.arrive().await?;
         let timetable = Timetable::start(&rooms.wallet, &rooms.linking, &tasks, &closing).await?;
         let servers = TaskTracker::new();
+        if store.engine() == Engine::Postgres {
+            servers.spawn(cache.follow(closing.clone()));
+        }
         let health = timetable.health();
         let (wallet, linking) = (rooms.wallet.clone(), rooms.linking.clone());
         let readiness = web::Readiness {
@@ -213,7 +216,8 @@ pub async fn bootstrap_client(
     let made = async {
         let opened = keys::open(&store, config).await?;
         store.migrate().await?;
-        let access = Access::new(store.clone(), clock.clone(), opened.instance.id);
+        let cache = Cache::new(store.clone(), clock.clone(), 0, TaskTracker::new());
+        let access = Access::new(store.clone(), cache, clock.clone(), opened.instance.id);
         Ok(access.bootstrap_client(display_name).await?)
     };
     let made: Result<NewClient, StartError> = made.await;
@@ -245,8 +249,8 @@ fn rooms(
     config: &Config,
     clock: Clock,
     store: &Store,
+    cache: &Cache,
     opened: &Opened,
-    spool: Spool,
     web: SocketAddr,
     tasks: &TaskTracker,
 ) -> Result<UseCases, StartError> {
@@ -262,6 +266,7 @@ fn rooms(
     };
     let registry = Arc::new(Registry::new(providers::Parts {
         store: store.clone(),
+        cache: cache.clone(),
         vault: Arc::clone(&opened.vault),
         outbound,
         kind: config.kind,
@@ -269,9 +274,11 @@ fn rooms(
         sandbox_url: config.sandbox_url.clone(),
         clock: clock.clone(),
     }));
+    let (spool, leftovers) = spool(config, store, opened, &clock)?;
     let replica = spool.replica();
     let wallet = Wallet::new(wallet::Parts {
         store: store.clone(),
+        cache: cache.clone(),
         vault: Arc::clone(&opened.vault),
         registry: Arc::clone(&registry),
         clock: clock.clone(),
@@ -280,6 +287,7 @@ fn rooms(
         serve_during_store_outage: config.serve_during_store_outage,
         tasks: tasks.clone(),
     });
+    wallet.replay(leftovers);
     let linking = Linking::new(linking::Parts {
         store: store.clone(),
         vault: Arc::clone(&opened.vault),

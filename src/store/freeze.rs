@@ -1,6 +1,7 @@
 //! Frozen verdicts: when a provider refuses too many grants at once, it is the provider that is ill.
 
 use super::Store;
+use super::coherence::{self, Stale};
 use super::error::StoreError;
 use super::events;
 use super::sql::{args, statements};
@@ -69,6 +70,8 @@ impl Store {
                 events::insert(&mut tx, &event).await?;
             }
         }
+        // Not the accounts that recover: what is not served is judged on a fresh read.
+        coherence::tell(&mut tx, &Stale::Providers, now).await?;
         tx.commit().await?;
         Ok(Frozen { began, back: rows.len() })
     }

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use prost_types::FieldMask;
 use token_wallet::proto::v1;
-use token_wallet::sandbox::{Client, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Effect, Options, Person, Rule, Settings};
+use token_wallet::sandbox::{
+    Client, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Effect, Options, Person, Rule, Settings,
+};
 use tonic::Status;
 
 use crate::support::harness::{BEGIN, Harness, on_both_engines, reason};

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by panicking")]
 #![allow(unreachable_pub, reason = "nothing of a test binary is reachable from outside")]
 
+mod cache;
 mod callers;
 mod cli;
 #[cfg(feature = "failpoints")]
@@ -16,8 +17,8 @@ mod leak;
 mod lost_answers;
 mod lost_commits;
 mod main_job;
-mod ordinary_build;
 mod numbers;
+mod ordinary_build;
 mod outbound;
 mod processes;
 mod provider_answers;

@@ -164,7 +164,6 @@ on_both_engines! {
     }
 }
 
-
 /// A provider `own`, by its endpoints, at the sandbox; they as they are stored, but for the token URL.
 async fn configure_own(harness: &Harness) -> String {
     let base = harness.sandbox.base_url();

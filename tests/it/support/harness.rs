@@ -107,7 +107,34 @@ pub struct Harness {
     pub http: Http,
     channel: Channel,
     _folder: TempDir,
-    _database: Option<TestDatabase>,
+    database: Option<TestDatabase>,
+}
+
+/// One of several processes of a wallet: where to call, and as whom.
+pub struct Replica {
+    /// Keeps it running; none for the harness's own.
+    _app: Option<App>,
+    pub key: String,
+    channel: Channel,
+}
+
+impl Replica {
+    /// The same, called with another key.
+    pub fn with_key(&self, key: &str) -> Self {
+        Self { _app: None, key: key.to_owned(), channel: self.channel.clone() }
+    }
+
+    /// A fresh token of `user` at the sandbox.
+    pub async fn get(&self, user: &str) -> Result<v1::GetAccessTokenResponse, Status> {
+        let (user_id, provider) = (user.into(), "sandbox".into());
+        self.get_at(v1::GetAccessTokenRequest { user_id, provider, ..Default::default() }).await
+    }
+
+    /// A token as `request` wants it.
+    pub async fn get_at(&self, request: v1::GetAccessTokenRequest) -> Result<v1::GetAccessTokenResponse, Status> {
+        let mut wallet = WalletServiceClient::with_interceptor(self.channel.clone(), Key::new(&self.key));
+        wallet.get_access_token(request).await.map(tonic::Response::into_inner)
+    }
 }
 
 impl Harness {
@@ -175,7 +202,7 @@ impl Harness {
             http: browser::new(),
             channel,
             _folder: folder,
-            _database: database,
+            database,
         }
     }
 
@@ -229,6 +256,27 @@ impl Harness {
         }
     }
 
+    /// Another process on the same PostgreSQL database.
+    pub async fn second(&self) -> Replica {
+        let app = App::start(self.config.clone(), self.clock.clone()).await.unwrap();
+        let channel = channel(&app);
+        Replica { _app: Some(app), key: self.key.clone(), channel }
+    }
+
+    /// This process, as others are called.
+    pub fn replica(&self) -> Replica {
+        Replica { _app: None, key: self.key.clone(), channel: self.channel.clone() }
+    }
+
+    /// Takes PostgreSQL away, until [`Self::mend_database`].
+    pub async fn cut_database(&self) {
+        self.database.as_ref().unwrap().cut().await;
+    }
+
+    pub async fn mend_database(&self) {
+        self.database.as_ref().unwrap().mend().await;
+    }
+
     /// As another API client.
     pub fn accounts_as(&self, key: &str) -> ExternalAccountServiceClient<Keyed> {
         ExternalAccountServiceClient::with_interceptor(self.channel.clone(), Key::new(key))
@@ -272,8 +320,7 @@ impl Harness {
     /// A token as `request` wants it, at the sandbox if it does not say.
     pub async fn get_with(&self, request: v1::GetAccessTokenRequest) -> Result<v1::GetAccessTokenResponse, Status> {
         let provider = if request.provider.is_empty() { "sandbox".into() } else { request.provider.clone() };
-        let request = v1::GetAccessTokenRequest { provider, ..request };
-        self.wallet().get_access_token(request).await.map(tonic::Response::into_inner)
+        self.replica().get_at(v1::GetAccessTokenRequest { provider, ..request }).await
     }
 
     /// Begins a link that ends at [`APP_URL`].
