@@ -159,7 +159,8 @@ on_both_engines! {
             assert!(harness.is_accepted(&get().await.unwrap().access_token).await, "{bad}");
             assert_eq!(harness.refreshes().len(), before + 1, "{bad}");
         }
-        assert_eq!(harness.events().await, counts([("account.linked", 1)]));
+        // No TLS where there should be is a security event too.
+        assert_eq!(harness.events().await, counts([("account.linked", 1), ("provider.untrusted", 1)]));
         harness.assert_each_redeemed_once();
     }
 }
