@@ -33,6 +33,9 @@ use crate::{telemetry, web};
 /// How long running work may take to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(15);
 
+/// How often a turn of the jobs looks whether it is over.
+const LOOK: Duration = Duration::from_millis(1);
+
 /// Why the service does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -107,6 +110,7 @@ pub struct App {
     addresses: Addresses,
     store: Store,
     wallet: Wallet,
+    linking: Linking,
     timetable: Timetable,
     closing: CancellationToken,
     /// Work that outlives its callers.
@@ -142,7 +146,7 @@ impl App {
             servers.spawn(cache.follow(closing.clone()));
         }
         let health = timetable.health();
-        let wallet = rooms.wallet.clone();
+        let (wallet, linking) = (rooms.wallet.clone(), rooms.linking.clone());
         let readiness = web::Readiness {
             store: store.clone(),
             wallet: wallet.clone(),
@@ -150,7 +154,7 @@ impl App {
         };
         let addresses = listeners.serve(config.kind, access, rooms, readiness, &servers, &closing);
         tracing::info!(grpc = %addresses.grpc, web = %addresses.web, ops = %addresses.ops, kind = config.kind.as_str(), "ready");
-        Ok(Self { addresses, store, wallet, timetable, closing, tasks, servers })
+        Ok(Self { addresses, store, wallet, linking, timetable, closing, tasks, servers })
     }
 
     /// Where it listens.
@@ -158,14 +162,23 @@ impl App {
         self.addresses
     }
 
-    /// Runs each of the wallet's jobs once, whatever the timetable says, and waits until nothing is being refreshed: for
-    /// tests, which move the clock through days. What waits for the clock is waited for.
+    /// Runs each job once, beside the timetable, and waits until nothing is under way: for whoever moves the clock and
+    /// does not want to wait for the second's stroke. While the clock stands, what waits for a provider's budget waits.
     ///
     /// # Errors
     ///
-    /// What a job failed with.
-    pub async fn turn(&self) -> Result<(), StoreError> {
-        self.wallet.turn().await
+    /// The first job that failed; those after it did not run.
+    pub async fn turn(&self) -> Result<(), Failure> {
+        self.wallet.sweep().await?;
+        self.wallet.recover().await?;
+        self.wallet.beat().await?;
+        self.wallet.warn_of_ends().await?;
+        self.linking.resume().await?;
+        self.linking.tidy().await?;
+        while !self.tasks.is_empty() {
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
     }
 
     /// Returns when a listener has broken: the service is of no use any more and shall be shut down.

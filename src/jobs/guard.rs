@@ -84,6 +84,7 @@ mod tests {
 
     #[test]
     fn a_job_runs_once_at_a_time_and_its_failures_are_counted() {
+        metrics::install();
         let health = Health::default();
         let guard = Arc::new(Guard::new("sweep", health.clone()));
         let run = guard.begin().unwrap();
@@ -95,6 +96,7 @@ mod tests {
         assert_eq!(health.failing(), None);
         drop(guard.begin().unwrap());
         assert_eq!(health.failing(), Some("sweep"), "a run that panicked failed too");
+        assert!(metrics::render().contains("token_wallet_job_runs_total{job=\"sweep\",outcome=\"failed\"} 4"));
         guard.begin().unwrap().end(&Ok(()));
         assert_eq!(health.failing(), None);
     }

@@ -20,7 +20,6 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use crate::cache::Cache;
@@ -32,7 +31,7 @@ use crate::domain::grant::Grant;
 use crate::domain::ids::{AccountId, GrantId, ProviderId, ReplicaId};
 use crate::domain::user::UserId;
 use crate::providers::Registry;
-use crate::store::{Stale, Store, StoreError};
+use crate::store::{Stale, Store};
 use crate::vault::random::spread;
 use crate::vault::{Owner, Vault};
 
@@ -71,8 +70,6 @@ struct Inner {
     pulse: Mutex<Pulse>,
     /// Work that goes on when its callers leave.
     tasks: TaskTracker,
-    /// Sweeps and refreshes, which are part of it. Closed from the beginning, so that it can be waited for.
-    refreshing: TaskTracker,
 }
 
 /// What a wallet stands on.
@@ -104,8 +101,6 @@ impl Wallet {
         let (memory, flights, sweeping) = (memory::memory(&cache), Flights::default(), Mutex::default());
         let (replica, started_at, pulse) = (spool.replica(), clock.now(), Mutex::default());
         let answers = Answers::new(&store, spool, serve_during_store_outage);
-        let refreshing = TaskTracker::new();
-        refreshing.close();
         Self(Arc::new(Inner {
             store,
             cache,
@@ -121,18 +116,7 @@ impl Wallet {
             started_at,
             pulse,
             tasks,
-            refreshing,
         }))
-    }
-
-    /// Runs each of the wallet's jobs once, whatever the timetable says, and waits until nothing is being refreshed.
-    pub async fn turn(&self) -> Result<(), StoreError> {
-        self.beat().await?;
-        self.sweep().await?;
-        self.recover().await?;
-        self.warn_of_ends().await?;
-        self.0.refreshing.wait().await;
-        Ok(())
     }
 
     /// Takes an account's grant out of use: no get that starts after this has returned serves it, on any replica.
@@ -147,11 +131,6 @@ impl Wallet {
 }
 
 impl Inner {
-    /// Refreshes, or sweeps for what is to be refreshed, whoever waits for it.
-    fn refreshing<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
-        self.tasks.spawn(self.refreshing.track_future(work))
-    }
-
     fn sweeping(&self) -> std::sync::MutexGuard<'_, HashSet<ProviderId>> {
         // The set is whole between any two statements, so a panic elsewhere leaves nothing half done.
         self.sweeping.lock().unwrap_or_else(PoisonError::into_inner)

@@ -43,7 +43,7 @@ impl Wallet {
         let (passenger, flight) = self.0.flights.board(judged.id);
         if let Some(flight) = flight {
             let (inner, judged) = (Arc::clone(&self.0), judged.clone());
-            self.0.refreshing(async move {
+            self.0.tasks.spawn(async move {
                 let landing = match inner.run(&flight, &judged, errand).await {
                     Ok(landing) => {
                         inner.forget_unless_refreshed(&judged, &landing);

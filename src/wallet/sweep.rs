@@ -23,7 +23,7 @@ impl Wallet {
         let mine = due.into_iter().filter(|provider| self.0.sweeping().insert(*provider)).collect::<Vec<_>>();
         Ok(mine
             .into_iter()
-            .map(|provider| self.0.refreshing(Sweep { inner: Arc::clone(&self.0), provider }.run()))
+            .map(|provider| self.0.tasks.spawn(Sweep { inner: Arc::clone(&self.0), provider }.run()))
             .collect())
     }
 }
@@ -67,7 +67,7 @@ impl Sweep {
             }
             for (claim, permit) in claims.into_iter().zip(permits) {
                 let (inner, provider) = (Arc::clone(inner), Arc::clone(&provider));
-                inner.clone().refreshing(async move {
+                inner.clone().tasks.spawn(async move {
                     inner.redeem_claimed(&provider, claim, claiming_at, permit).await;
                 });
             }

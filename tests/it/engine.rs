@@ -127,7 +127,7 @@ on_both_engines! {
         let harness = Harness::with_users(engine, USERS, Options::default()).await;
         harness.hand.set(harness.clock.wall().plus(DAY));
         assert_eq!(all_told_at_once(&harness, USERS).await, counts([("OK", USERS)]));
-        harness.turn().await;
+        harness.work().await;
         let asked = harness.refreshes().len();
         assert_eq!(asked, USERS, "each once");
         // Back again: business time goes on from where it was.
@@ -149,7 +149,7 @@ on_both_engines! {
         harness.restart_with_clock(true_clock.afresh()).await;
         assert!(harness.clock.now() < BEGIN);
         assert_eq!(all_told_at_once(&harness, USERS).await, counts([("OK", USERS)]));
-        harness.turn().await;
+        harness.work().await;
         assert_eq!(harness.refreshes().len(), USERS, "each once");
         harness.live(mins(40), mins(5)).await;
         assert_eq!(all_told_at_once(&harness, USERS).await, counts([("OK", USERS)]));
@@ -157,7 +157,7 @@ on_both_engines! {
         // The clock is put right.
         harness.hand.set(harness.clock.wall().plus(DAY));
         assert_eq!(all_told_at_once(&harness, USERS).await, counts([("OK", USERS)]));
-        harness.turn().await;
+        harness.work().await;
         assert!(harness.refreshes().len() <= 2 * USERS);
         harness.assert_each_redeemed_once();
         assert_eq!(harness.events().await, counts([("account.linked", USERS)]));
@@ -170,7 +170,7 @@ on_both_engines! {
         harness.hand.set(harness.clock.wall().plus(DAY));
         harness.restart_with_clock(harness.clock.afresh()).await;
         assert_eq!(all_told_at_once(&harness, USERS).await, counts([("OK", USERS)]));
-        harness.turn().await;
+        harness.work().await;
         assert_eq!(harness.refreshes().len(), USERS, "each once");
         harness.assert_within_budget(PER_SECOND, IN_FLIGHT);
         harness.assert_each_redeemed_once();
@@ -181,7 +181,7 @@ on_both_engines! {
         let harness = with_a_crowd(engine, USERS, Options::default()).await;
         harness.pass(hours(8));
         assert_eq!(all_told_at_once(&harness, USERS).await, counts([("OK", USERS)]));
-        harness.turn().await;
+        harness.work().await;
         assert_eq!(harness.refreshes().len(), USERS, "each once");
         harness.assert_within_budget(PER_SECOND, IN_FLIGHT);
         harness.assert_each_redeemed_once();
@@ -208,10 +208,12 @@ on_both_engines! {
     }
 
     async fn n4_a_crowd_that_expires_at_once_while_the_provider_is_down_comes_back_within_the_budget(engine) {
-        const USERS: usize = 2_000;
+        // As many as fill half a minute of what the provider allows.
+        const USERS: usize = 600;
         let harness = with_a_crowd(engine, USERS, Options::default()).await;
+        limit(&harness, 20, 0).await;
         let sample = async || {
-            for n in (0..USERS).step_by(97) {
+            for n in (0..USERS).step_by(31) {
                 let told = harness.told(&format!("u{n}")).await;
                 assert!(told == "OK" || told == "PROVIDER_UNAVAILABLE", "{told}");
             }
@@ -228,11 +230,11 @@ on_both_engines! {
         harness.sandbox.clear_faults();
         harness.live(mins(7), secs(5)).await;
         say(format_args!("{before} refreshed before, {down} tried while it was down, {} in all", harness.refreshes().len()));
-        assert!(down < 300, "{down} requests to a provider that is down");
+        assert!(down < 150, "{down} requests to a provider that is down");
         sample().await;
         let fresh = format!("SELECT COUNT(*) FROM grants WHERE state = 'active' AND issued_at > {}", BEGIN.plus(mins(45)).millis());
         assert_eq!(harness.database().await.number(&fresh).await, i64::try_from(USERS).unwrap(), "all have recovered");
-        harness.assert_within_budget(PER_SECOND, IN_FLIGHT);
+        harness.assert_within_budget(20, IN_FLIGHT);
         harness.assert_each_redeemed_once();
         let (worst, most) = per(&harness, mins(1)).into_iter().max_by_key(|(_, count)| *count).unwrap();
         say(format_args!("most in one minute: {most}, in minute {worst}"));
@@ -285,9 +287,9 @@ on_both_engines! {
                 hanging.spawn(async move { wallet.get_access_token(request).await });
             }
             harness.sandbox.wait_held(13).await;
-            let during = p99(&harness).await;
-            let more = tokio::time::timeout(Duration::from_millis(50), harness.sandbox.wait_held(14)).await;
+            let more = tokio::time::timeout(Duration::from_millis(100), harness.sandbox.wait_held(14)).await;
             assert!(more.is_err(), "no more than 85 % of the places");
+            let during = p99(&harness).await;
             say(format_args!("{engine:?}: p99 of a get {before:?} before, {during:?} while {HANGING} hang"));
             best = best.min(during.saturating_sub(Duration::from_millis(3)).as_secs_f64() / before.as_secs_f64());
             harness.sandbox.clear_faults();
@@ -326,8 +328,9 @@ on_both_engines! {
 /// How long the slowest hundredth of gets of `v` at the provider `another` takes.
 #[expect(clippy::disallowed_methods, reason = "how long it really takes")]
 async fn p99(harness: &Harness) -> Duration {
-    let mut took = Vec::new();
-    for _ in 0..300 {
+    let (start, mut took) = (Instant::now(), Vec::new());
+    // On a machine that is very busy fewer: a request that hangs is given up after ten seconds.
+    while took.len() < 300 && start.elapsed() < secs(3) {
         let began = Instant::now();
         let token: Result<_, Status> = harness.get_at("another", "v").await;
         took.push(began.elapsed());

@@ -89,6 +89,7 @@ on_both_engines! {
         for series in [
             "token_wallet_requests_total{method=\"WalletService/GetAccessToken\",code=\"OK\"}",
             "token_wallet_refreshes_total{provider=\"sandbox\",outcome=\"refreshed\"}",
+            "token_wallet_request_duration_seconds_bucket{method=\"WalletService/GetAccessToken\",le=\"+Inf\"}",
         ] {
             assert!(metrics.contains(series), "{series} in {metrics}");
         }

@@ -79,7 +79,7 @@ on_both_engines! {
             let old = harness.get("u").await.unwrap().access_token;
             harness.pass(DUE);
             harness.sandbox.set_faults([Rule::refresh(Effect::Close).after().times(1)]);
-            harness.turn().await;
+            harness.work().await;
             assert_eq!(harness.refreshes().len(), 1, "{manners:?}");
             let doubts = u64::from(manners != Manners::Static);
             assert_eq!(harness.counted("refreshes_in_doubt_total").await - in_doubt, doubts, "{manners:?}");
@@ -118,7 +118,7 @@ on_both_engines! {
         let harness = Manners::Strict.linked(engine).await;
         harness.pass(DUE);
         harness.sandbox.set_faults([Rule::refresh(Effect::Close).times(1)]);
-        harness.turn().await;
+        harness.work().await;
         let old = harness.get("u").await.unwrap().access_token;
         let refused = harness.get_with(wanting(None, &old)).await.unwrap_err();
         assert_eq!(reason(&refused), "ACCESS_TOKEN_REJECTED", "the lease is not over");

@@ -121,7 +121,7 @@ on_both_engines! {
             assert!((secs(least) - Duration::from_millis(500)..=secs(most)).contains(&told), "{asked:?}: {told:?}");
             assert_eq!(harness.provider_state().await, v1::ProviderState::Paused, "{asked:?}");
             harness.pass(secs(least - 1));
-            harness.turn().await;
+            harness.work().await;
             assert_eq!(harness.refreshes().len(), sent, "{asked:?}: nothing was sent meanwhile");
             harness.live(secs(most) + secs(6), secs(30)).await;
             assert_eq!(harness.all_told(2).await, counts([("OK", 2)]), "{asked:?}");
@@ -180,7 +180,7 @@ async fn with_a_third_refused(engine: Engine, users: usize) -> (Harness, usize) 
     let harness = Harness::with_users(engine, users, Options::default()).await;
     harness.sandbox.set_faults([Rule::refresh(Effect::error(400, "invalid_grant")).share_of_grants(0.34)]);
     harness.pass(DEAD);
-    harness.turn().await;
+    harness.work().await;
     let requests = harness.refreshes();
     let refused = requests.iter().filter(|request| request.status == 400).count();
     assert!((6..=15).contains(&refused), "{refused}");

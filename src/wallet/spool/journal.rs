@@ -203,7 +203,7 @@ fn checksum(length: u32, sequence: u64, payload: &[u8]) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn open(folder: &tempfile::TempDir) -> (Journal, Found) {
@@ -294,14 +294,19 @@ mod tests {
         journal.write(&[7; 5_000]).unwrap();
     }
 
+    /// With these slots, on a disk that is full.
+    pub(in crate::wallet::spool) fn full(taken: &[bool]) -> Journal {
+        let file = OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
+        Journal { file, taken: taken.to_vec(), sequence: 0 }
+    }
+
     #[test]
     fn s6_a_disk_that_is_full_refuses_and_forgets() {
-        let full = || OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
-        let mut journal = Journal { file: full(), taken: vec![true, false, false], sequence: 0 };
+        let mut journal = full(&[true, false, false]);
         assert_eq!(journal.write(&[1]).unwrap_err().kind(), io::ErrorKind::StorageFull);
         assert_eq!(journal.taken, [true, false, false], "the room is free for the next try");
         assert_eq!(journal.probe().unwrap_err().kind(), io::ErrorKind::StorageFull);
-        let mut journal = Journal { file: full(), taken: vec![true], sequence: 0 };
+        let mut journal = full(&[true]);
         assert_eq!(journal.write(&[1]).unwrap_err().kind(), io::ErrorKind::StorageFull, "no room to grow into");
         assert_eq!(journal.taken.len(), 1);
     }

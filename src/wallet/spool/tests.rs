@@ -114,3 +114,17 @@ async fn two_spools_share_a_directory() {
     let (again, leftovers) = home.open();
     assert_eq!((again.replica(), leftovers.len()), (one.replica(), 1));
 }
+
+#[tokio::test]
+async fn s6_what_a_full_disk_does_not_take_is_counted_and_told() {
+    metrics::install();
+    let (home, (orders, _queue)) = (Home::new(), unbounded_channel());
+    let folder = Folder::take(home.folder.path(), home.whose, NOW).unwrap();
+    let mut writer =
+        Writer { path: home.file(), journal: journal::tests::full(&[false]), depth: 0, orders, _folder: folder };
+    let (told, appended) = oneshot::channel();
+    writer.carry_out([Order::Append { payload: vec![7], told }].into_iter());
+    assert!(appended.await.unwrap().is_err());
+    assert_eq!(writer.depth, 0);
+    assert!(metrics::render().contains("token_wallet_spool_failures_total 1"), "{}", metrics::render());
+}

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use token_wallet::app::{self, App};
 use token_wallet::clock::{Clock, Hand, Timestamp};
 use token_wallet::config::{Config, Listeners, StoreUrl};
+use token_wallet::domain::error::Failure;
 use token_wallet::domain::instance::InstanceKind;
 use token_wallet::keys;
 use token_wallet::proto::v1;
@@ -369,6 +370,11 @@ impl Harness {
         self.complete(user, &ticket).await.unwrap().external_account.unwrap()
     }
 
+    /// Runs each job of the wallet once, and what they start, to its end.
+    pub async fn turn(&self) -> Result<(), Failure> {
+        self.app.as_ref().unwrap().turn().await
+    }
+
     /// Waits until a job has run so many times more from its beginning to its end.
     pub async fn turns(&self, job: &str, times: u32) {
         let count =
@@ -409,9 +415,9 @@ impl Harness {
         requests
     }
 
-    /// Runs the wallet's jobs once and waits until nothing is being refreshed.
-    pub async fn turn(&self) {
-        self.in_time(self.app.as_ref().unwrap().turn()).await.unwrap();
+    /// Runs each job of the wallet once, and what they start, to its end; meanwhile the clock goes on.
+    pub async fn work(&self) {
+        self.in_time(self.turn()).await.unwrap();
     }
 
     /// Waits for this. While it takes its time, because a second's budget is spent, or the provider is slow, the clock
@@ -431,8 +437,8 @@ impl Harness {
     pub async fn live(&self, span: Duration, step: Duration) {
         let end = self.clock.now().plus(span);
         while self.clock.now() < end {
-            self.pass(step);
-            self.turn().await;
+            self.pass(step.min(end.since(self.clock.now())));
+            self.work().await;
         }
     }
 
