@@ -32,6 +32,9 @@ use crate::{telemetry, web};
 /// How long running work may take to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(15);
 
+/// How often a turn of the jobs looks whether it is over.
+const LOOK: Duration = Duration::from_millis(1);
+
 /// Why the service does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -106,6 +109,7 @@ pub struct App {
     addresses: Addresses,
     store: Store,
     wallet: Wallet,
+    linking: Linking,
     timetable: Timetable,
     closing: CancellationToken,
     /// Work that outlives its callers.
@@ -139,7 +143,7 @@ impl App {
         let timetable = Timetable::start(&rooms.wallet, &rooms.linking, &tasks, &closing).await?;
         let servers = TaskTracker::new();
         let health = timetable.health();
-        let wallet = rooms.wallet.clone();
+        let (wallet, linking) = (rooms.wallet.clone(), rooms.linking.clone());
         let readiness = web::Readiness {
             store: store.clone(),
             wallet: wallet.clone(),
@@ -147,12 +151,31 @@ impl App {
         };
         let addresses = listeners.serve(config.kind, access, rooms, readiness, &servers, &closing);
         tracing::info!(grpc = %addresses.grpc, web = %addresses.web, ops = %addresses.ops, kind = config.kind.as_str(), "ready");
-        Ok(Self { addresses, store, wallet, timetable, closing, tasks, servers })
+        Ok(Self { addresses, store, wallet, linking, timetable, closing, tasks, servers })
     }
 
     /// Where it listens.
     pub const fn addresses(&self) -> Addresses {
         self.addresses
+    }
+
+    /// Runs each job once, beside the timetable, and waits until nothing is under way: for whoever moves the clock and
+    /// does not want to wait for the second's stroke. While the clock stands, what waits for a provider's budget waits.
+    ///
+    /// # Errors
+    ///
+    /// The first job that failed; those after it did not run.
+    pub async fn turn(&self) -> Result<(), Failure> {
+        self.wallet.sweep().await?;
+        self.wallet.recover().await?;
+        self.wallet.beat().await?;
+        self.wallet.warn_of_ends().await?;
+        self.linking.resume().await?;
+        self.linking.tidy().await?;
+        while !self.tasks.is_empty() {
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
     }
 
     /// Returns when a listener has broken: the service is of no use any more and shall be shut down.

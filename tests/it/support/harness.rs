@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use token_wallet::app::{self, App};
 use token_wallet::clock::{Clock, Hand, Timestamp};
 use token_wallet::config::{Config, Listeners, StoreUrl};
+use token_wallet::domain::error::Failure;
 use token_wallet::domain::instance::InstanceKind;
 use token_wallet::keys;
 use token_wallet::proto::v1;
@@ -285,6 +286,11 @@ impl Harness {
     pub async fn link(&self, user: &str, person: &str) -> v1::ExternalAccount {
         let ticket = self.ticket(user, person).await;
         self.complete(user, &ticket).await.unwrap().external_account.unwrap()
+    }
+
+    /// Runs each job of the wallet once, and what they start, to its end.
+    pub async fn turn(&self) -> Result<(), Failure> {
+        self.app.as_ref().unwrap().turn().await
     }
 
     /// Waits until a job has run so many times more from its beginning to its end.
