@@ -23,6 +23,7 @@ mod readme;
 mod requests;
 mod sandbox;
 mod sealing;
+mod soak;
 mod store;
 mod support;
 mod tokens;
