@@ -31,13 +31,23 @@ impl Town {
         let totals = self.harness.sandbox.totals();
         assert!(totals.max_overlap <= 1, "minute {}: a grant was refreshed twice at once: {totals:?}", self.minute);
         let now = self.harness.clock.now().millis();
-        let suspicious = format!(
-            "(committed_fence > fence OR doubted_fence > fence OR state IN ('dead', 'quarantined')
+        let overdue = format!(
+            "(committed_fence > fence OR doubted_fence > fence OR state = 'quarantined'
               OR (state IN ('active', 'suspect') AND ahead_until > {now}
                   AND (sweep_at < {now} - {DUE} OR issued_at + lifetime < {now} - {STALE})))"
         );
+        let sums = format!(
+            "SELECT COALESCE(MIN(sweep_at), 0) || ' ' || SUM(CASE WHEN {overdue} THEN 1 ELSE 0 END) || ' ' ||
+                SUM(CASE WHEN state = 'dead' THEN 1 ELSE 0 END) FROM grants WHERE is_current"
+        );
+        let sums = self.database.texts(&sums).await.remove(0);
+        let sums = sums.split(' ').map(|word| word.parse::<i64>().unwrap()).collect::<Vec<_>>();
+        self.ledger.due_at = sums[0];
+        if sums[1] == 0 && sums[2] == i64::try_from(self.ledger.dead.len()).unwrap() {
+            return;
+        }
         let mut dead = HashSet::new();
-        for row in self.rows(&suspicious).await {
+        for row in self.rows(&format!("({overdue} OR state = 'dead')")).await {
             let user = row.user;
             if row.committed > row.fence || row.doubted > Some(row.fence) || row.state == "quarantined" {
                 self.fail(user, "has a broken grant").await;

@@ -17,13 +17,12 @@ pub struct Row {
     pub lease_until: Option<i64>,
     pub issued_at: i64,
     pub lifetime: i64,
-    pub sweep_at: Option<i64>,
 }
 
 /// A row as one text.
 const COLUMNS: &str = "user_id || ' ' || id || ' ' || state || ' ' || fence || ' ' || committed_fence || ' ' ||
     COALESCE(doubted_fence, -1) || ' ' || attempts || ' ' || COALESCE(lease_until, -1) || ' ' || issued_at || ' ' ||
-    COALESCE(lifetime, -1) || ' ' || COALESCE(sweep_at, -1)";
+    COALESCE(lifetime, -1)";
 
 /// Why the wallet says that a user must authorize again whose new refresh token was lost.
 pub const LOST: &str = "rotation_outcome_lost";
@@ -44,7 +43,6 @@ impl Row {
             lease_until: maybe(7),
             issued_at: number(8),
             lifetime: number(9),
-            sweep_at: maybe(10),
         }
     }
 

@@ -29,13 +29,15 @@ const fn kind(slug: &'static str, entry: &'static str, hours: u64, per_mille: us
 }
 
 /// The shorter its tokens live, the more a grant costs: the tests have minutes.
-pub const KINDS: [Kind; 6] = [
-    kind("brief", "sandbox_grace", 1, 10, GRACE),
-    kind("grace", "sandbox_grace", 24, 300, GRACE),
-    kind("dead-at-once", "sandbox", 8, 100, Rotation::Always),
-    kind("dead-at-once-daily", "sandbox", 24, 240, Rotation::Always),
-    Kind { family: true, ..kind("family", "sandbox_strict", 24, 250, Rotation::Always) },
-    kind("static", "sandbox_static", 8, 100, Rotation::Never),
+pub const KINDS: [Kind; 8] = [
+    kind("hourly", "sandbox_grace", 1, 2, GRACE),
+    kind("grace", "sandbox_grace", 24, 50, GRACE),
+    kind("grace-weekly", "sandbox_grace", 168, 250, GRACE),
+    kind("dead-at-once", "sandbox", 8, 20, Rotation::Always),
+    kind("dead-at-once-weekly", "sandbox", 168, 408, Rotation::Always),
+    Kind { family: true, ..kind("family", "sandbox_strict", 24, 50, Rotation::Always) },
+    Kind { family: true, ..kind("family-long", "sandbox_strict", 72, 200, Rotation::Always) },
+    kind("static", "sandbox_static", 8, 20, Rotation::Never),
 ];
 
 const GRACE: Rotation = Rotation::Grace(Duration::from_secs(60));

@@ -27,6 +27,11 @@ const LINKS: usize = 16;
 /// passes.
 const PATIENCE: Duration = Duration::from_millis(40);
 
+/// How often, in minutes, somebody asks for a token; the jobs run if anything is due; they run in any case.
+const ASKED_EVERY: u64 = 6;
+const JOBS_EVERY: u64 = 2;
+const UPKEEP_EVERY: u64 = 30;
+
 /// Refusals by mistake that may stand at once.
 const BLIPS: usize = 200;
 
@@ -56,6 +61,8 @@ pub struct Ledger {
     pub fences: HashMap<String, (i64, i64)>,
     /// By provider: how much of a second's budget was used, and when.
     pub spent: HashMap<String, (f64, i64)>,
+    /// When the first grant is due.
+    pub due_at: i64,
     pub gets: u64,
     pub tokens: u64,
     pub restarts: u64,
@@ -169,8 +176,12 @@ impl Town {
     pub async fn minute(&mut self) {
         self.pass();
         let held = self.happen().await;
-        self.jobs(held).await;
-        self.ask().await;
+        if held || self.is_work_due() {
+            self.jobs(held).await;
+        }
+        if self.minute.is_multiple_of(ASKED_EVERY) {
+            self.ask().await;
+        }
         self.check().await;
         if self.minute.is_multiple_of(60) {
             self.check_each_grant().await;
@@ -216,10 +227,10 @@ impl Town {
         if !held && self.dice.once_in(1_400) {
             self.restart().await;
         }
-        if self.dice.once_in(10_000) {
+        if self.dice.once_in(20_000) {
             self.step_forward();
         }
-        if !held && self.dice.once_in(10_000) {
+        if !held && self.dice.once_in(20_000) {
             self.step_back().await;
         }
         held
@@ -317,6 +328,12 @@ impl Town {
     fn stepped(&mut self) {
         self.ledger.steps += 1;
         self.weather.iter_mut().for_each(|weather| weather.shaken(self.minute));
+    }
+
+    /// Whether the wallet's jobs have anything to do: most minutes they have not, and the tests have minutes.
+    fn is_work_due(&self) -> bool {
+        let due = self.minute.is_multiple_of(JOBS_EVERY) && self.ledger.due_at <= self.harness.clock.now().millis();
+        due || self.minute.is_multiple_of(UPKEEP_EVERY)
     }
 
     /// The wallet's jobs, and all that they start. Once in a while the store cannot be written meanwhile.
