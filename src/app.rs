@@ -13,6 +13,7 @@ use url::Url;
 use crate::access::Access;
 use crate::access::clients::NewClient;
 use crate::api;
+use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::config::{Config, EXIT_CODE};
 use crate::domain::error::Failure;
@@ -31,9 +32,6 @@ use crate::{telemetry, web};
 
 /// How long running work may take to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(15);
-
-/// How often a turn of the jobs looks whether it is over.
-const LOOK: Duration = Duration::from_millis(1);
 
 /// Why the service does not start.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +107,6 @@ pub struct App {
     addresses: Addresses,
     store: Store,
     wallet: Wallet,
-    linking: Linking,
     timetable: Timetable,
     closing: CancellationToken,
     /// Work that outlives its callers.
@@ -126,15 +123,14 @@ impl App {
         let store = Store::open(config.store.url.expose(), config.store.max_connections).await?;
         let opened = keys::open(&store, &config).await?;
         store.migrate().await?;
-        let access = Access::new(store.clone(), clock.clone(), opened.instance.id);
+        let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let cache = Cache::new(store.clone(), clock.clone(), config.cache_max_bytes, tasks.clone());
+        let access = Access::new(store.clone(), cache.clone(), clock.clone(), opened.instance.id);
         if let Some(path) = &config.bootstrap_admin_key_file {
             write_first_key(&store, &access, path).await?;
         }
         let listeners = Bound::bind(&config).await?;
-        let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let (spool, leftovers) = spool(&config, &store, &opened, &clock)?;
-        let rooms = rooms(&config, clock, &store, &opened, spool, listeners.addresses.web, &tasks)?;
-        rooms.wallet.replay(leftovers);
+        let rooms = rooms(&config, clock, &store, &cache, &opened, listeners.addresses.web, &tasks)?;
         if store.engine() == Engine::Sqlite {
             // The file lock proves that the last process is dead.
             rooms.linking.recover().await?;
@@ -142,8 +138,11 @@ impl App {
         rooms.wallet.arrive().await?;
         let timetable = Timetable::start(&rooms.wallet, &rooms.linking, &tasks, &closing).await?;
         let servers = TaskTracker::new();
+        if store.engine() == Engine::Postgres {
+            servers.spawn(cache.follow(closing.clone()));
+        }
         let health = timetable.health();
-        let (wallet, linking) = (rooms.wallet.clone(), rooms.linking.clone());
+        let wallet = rooms.wallet.clone();
         let readiness = web::Readiness {
             store: store.clone(),
             wallet: wallet.clone(),
@@ -151,7 +150,7 @@ impl App {
         };
         let addresses = listeners.serve(config.kind, access, rooms, readiness, &servers, &closing);
         tracing::info!(grpc = %addresses.grpc, web = %addresses.web, ops = %addresses.ops, kind = config.kind.as_str(), "ready");
-        Ok(Self { addresses, store, wallet, linking, timetable, closing, tasks, servers })
+        Ok(Self { addresses, store, wallet, timetable, closing, tasks, servers })
     }
 
     /// Where it listens.
@@ -159,23 +158,14 @@ impl App {
         self.addresses
     }
 
-    /// Runs each job once, beside the timetable, and waits until nothing is under way: for whoever moves the clock and
-    /// does not want to wait for the second's stroke. While the clock stands, what waits for a provider's budget waits.
+    /// Runs each of the wallet's jobs once, whatever the timetable says, and waits until nothing is being refreshed: for
+    /// tests, which move the clock through days. What waits for the clock is waited for.
     ///
     /// # Errors
     ///
-    /// The first job that failed; those after it did not run.
-    pub async fn turn(&self) -> Result<(), Failure> {
-        self.wallet.sweep().await?;
-        self.wallet.recover().await?;
-        self.wallet.beat().await?;
-        self.wallet.warn_of_ends().await?;
-        self.linking.resume().await?;
-        self.linking.tidy().await?;
-        while !self.tasks.is_empty() {
-            tokio::time::sleep(LOOK).await;
-        }
-        Ok(())
+    /// What a job failed with.
+    pub async fn turn(&self) -> Result<(), StoreError> {
+        self.wallet.turn().await
     }
 
     /// Returns when a listener has broken: the service is of no use any more and shall be shut down.
@@ -213,7 +203,8 @@ pub async fn bootstrap_client(
     let made = async {
         let opened = keys::open(&store, config).await?;
         store.migrate().await?;
-        let access = Access::new(store.clone(), clock.clone(), opened.instance.id);
+        let cache = Cache::new(store.clone(), clock.clone(), 0, TaskTracker::new());
+        let access = Access::new(store.clone(), cache, clock.clone(), opened.instance.id);
         Ok(access.bootstrap_client(display_name).await?)
     };
     let made: Result<NewClient, StartError> = made.await;
@@ -245,8 +236,8 @@ fn rooms(
     config: &Config,
     clock: Clock,
     store: &Store,
+    cache: &Cache,
     opened: &Opened,
-    spool: Spool,
     web: SocketAddr,
     tasks: &TaskTracker,
 ) -> Result<UseCases, StartError> {
@@ -262,6 +253,7 @@ fn rooms(
     };
     let registry = Arc::new(Registry::new(providers::Parts {
         store: store.clone(),
+        cache: cache.clone(),
         vault: Arc::clone(&opened.vault),
         outbound,
         kind: config.kind,
@@ -269,9 +261,11 @@ fn rooms(
         sandbox_url: config.sandbox_url.clone(),
         clock: clock.clone(),
     }));
+    let (spool, leftovers) = spool(config, store, opened, &clock)?;
     let replica = spool.replica();
     let wallet = Wallet::new(wallet::Parts {
         store: store.clone(),
+        cache: cache.clone(),
         vault: Arc::clone(&opened.vault),
         registry: Arc::clone(&registry),
         clock: clock.clone(),
@@ -280,6 +274,7 @@ fn rooms(
         serve_during_store_outage: config.serve_during_store_outage,
         tasks: tasks.clone(),
     });
+    wallet.replay(leftovers);
     let linking = Linking::new(linking::Parts {
         store: store.clone(),
         vault: Arc::clone(&opened.vault),

@@ -18,6 +18,9 @@ const POLL: Duration = Duration::from_millis(3);
 pub struct Timestamp(i64);
 
 impl Timestamp {
+    /// Later than any other.
+    pub const END: Self = Self(i64::MAX);
+
     /// The moment `millis` milliseconds after the Unix epoch.
     pub const fn from_millis(millis: i64) -> Self {
         Self(millis)

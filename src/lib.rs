@@ -14,6 +14,7 @@ pub mod wallet;
 
 // What they stand on.
 pub mod access;
+pub mod cache;
 pub mod keys;
 pub mod providers;
 pub mod store;

@@ -7,7 +7,7 @@ use super::{Access, api_key};
 use crate::domain::error::Failure;
 use crate::domain::ids::{ApiClientId, ApiKeyId};
 use crate::domain::secret::ApiKey;
-use crate::store::{ApiClientRow, ApiKeyRow};
+use crate::store::{ApiClientRow, ApiKeyRow, Stale};
 
 /// A new API client with the one showing of its first key.
 pub struct NewClient {
@@ -43,11 +43,15 @@ impl Access {
         Ok(self.store.list_api_clients(after, limit).await?)
     }
 
-    /// Removes an API client and its keys. Again is fine for 30 days.
+    /// Removes an API client and its keys: no call that starts after this has returned is let in by them. Again is fine
+    /// for 30 days.
     pub async fn delete_client(&self, _permit: &Permit<ManageClients>, client: ApiClientId) -> Result<(), Failure> {
-        if !self.store.delete_api_client(client, self.clock.now()).await? {
+        let (store, now) = (self.store.clone(), self.clock.now());
+        let delete = async move { store.delete_api_client(client, now).await };
+        if !self.cache.change(Stale::ApiClients, delete).await? {
             return Err(Failure::ApiClientNotFound);
         }
+        self.cache.settled().await;
         tracing::info!(%client, "an API client is removed");
         Ok(())
     }

@@ -4,32 +4,50 @@ pub mod api_key;
 pub mod clients;
 pub mod permit;
 
+use std::sync::Arc;
+
 use subtle::ConstantTimeEq as _;
 
+use crate::cache::{Cache, Concern, Kind, Shelf};
 use crate::clock::Clock;
 use crate::domain::error::Failure;
-use crate::domain::ids::InstanceId;
-use crate::store::Store;
+use crate::domain::ids::{ApiKeyId, InstanceId};
+use crate::store::{Stale, Store, StoreError, StoredApiKey};
 
 pub use api_key::InstanceTag;
+use api_key::Presented;
 pub use permit::{Caller, Permit};
 
 /// Authenticates callers and keeps the API clients.
 #[derive(Clone)]
 pub struct Access {
     store: Store,
+    cache: Cache,
+    keys: Shelf<ApiKeyId, Arc<StoredApiKey>>,
     clock: Clock,
     instance: InstanceTag,
 }
 
 impl Access {
-    /// Over the store of `instance`.
-    pub fn new(store: Store, clock: Clock, instance: InstanceId) -> Self {
-        Self { store, clock, instance: InstanceTag::of(instance) }
+    /// Over the store of `instance`; what of it may be kept in memory is kept in `cache`.
+    pub fn new(store: Store, cache: Cache, clock: Clock, instance: InstanceId) -> Self {
+        let keys = cache.shelf(Kind {
+            name: "api_keys",
+            sixteenths: 1,
+            weigh: |_, key: &Arc<StoredApiKey>| {
+                size_of::<ApiKeyId>() + size_of::<StoredApiKey>() + key.secret_hash.len()
+            },
+            concern: |stale| match stale {
+                Stale::ApiClients => Concern::All,
+                Stale::Account { .. } | Stale::Providers => Concern::None,
+            },
+        });
+        Self { store, cache, keys, clock, instance: InstanceTag::of(instance) }
     }
 
     /// Who sends this `authorization` header (RFC 6750 section 2.1). Every refusal of a key is the same refusal, and
-    /// takes the same look-up.
+    /// takes the same look-up: none is
+    /// told from memory.
     pub async fn authenticate(&self, authorization: Option<&str>) -> Result<Caller, Failure> {
         let header = authorization.ok_or(Failure::CredentialsMissing)?;
         let (scheme, key) = header.split_once(' ').ok_or(Failure::ApiKeyInvalid)?;
@@ -37,19 +55,23 @@ impl Access {
             return Err(Failure::ApiKeyInvalid);
         }
         let presented = api_key::read(key.trim(), self.clock.now());
-        let stored = self.store.api_key(presented.id).await?;
-        let known = stored.as_ref().map_or([0; 32].as_slice(), |stored| &stored.secret_hash);
-        let same_secret: bool = presented.secret_hash.ct_eq(known).into();
-        match stored {
-            Some(stored)
-                if same_secret
-                    && presented.well_formed
-                    && presented.instance == self.instance
-                    && stored.expires_at.is_none_or(|end| end > self.clock.now()) =>
-            {
-                Ok(Caller::new(stored.client))
-            }
-            _ => Err(Failure::ApiKeyInvalid),
+        if let Some(caller) = self.caller(&presented, self.keys.get(&presented.id).as_deref()) {
+            return Ok(caller);
         }
+        let read = async || Ok::<_, StoreError>(self.store.api_key(presented.id).await?.map(Arc::new));
+        let stored = self.keys.read(presented.id, read).await?;
+        self.caller(&presented, stored.as_deref()).ok_or(Failure::ApiKeyInvalid)
+    }
+
+    fn caller(&self, presented: &Presented, stored: Option<&StoredApiKey>) -> Option<Caller> {
+        let known = stored.map_or([0; 32].as_slice(), |stored| &stored.secret_hash);
+        let same_secret: bool = presented.secret_hash.ct_eq(known).into();
+        let stored = stored.filter(|stored| {
+            same_secret
+                && presented.well_formed
+                && presented.instance == self.instance
+                && stored.expires_at.is_none_or(|end| end > self.clock.now())
+        });
+        stored.map(|stored| Caller::new(stored.client))
     }
 }

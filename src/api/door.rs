@@ -150,10 +150,12 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use futures_util::future;
+    use tokio_util::task::TaskTracker;
     use tonic_types::StatusExt as _;
     use tower::{ServiceExt as _, service_fn};
 
     use super::*;
+    use crate::cache::Cache;
     use crate::clock::{Clock, Timestamp};
     use crate::domain::ids::InstanceId;
     use crate::store::Store;
@@ -163,7 +165,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&format!("sqlite:{}", folder.path().join("wallet.db").display()), 1).await.unwrap();
         let begin = Timestamp::from_millis(1_800_000_000_000);
-        let access = Access::new(store, Clock::moved(begin).0, InstanceId::new(begin));
+        let clock = Clock::moved(begin).0;
+        let cache = Cache::new(store.clone(), clock.clone(), 0, TaskTracker::new());
+        let access = Access::new(store, cache, clock, InstanceId::new(begin));
         let first = std::sync::Arc::new(AtomicBool::new(true));
         let service = service_fn(move |_: Request<Body>| {
             let panics = first.swap(false, Ordering::SeqCst);

@@ -114,7 +114,7 @@ impl Rooms {
     ) -> Result<v1::UpdateProviderResponse, Failure> {
         let permit = caller.may(ManageProviders)?;
         let slug = fields::provider(request.provider.clone())?;
-        let changed = self.registry.update(&permit, &slug, &provider::change(request)?).await?;
+        let changed = self.registry.update(&permit, &slug, provider::change(request)?).await?;
         Ok(v1::UpdateProviderResponse { provider: Some(provider::provider(changed)) })
     }
 

@@ -14,7 +14,7 @@ pub struct Key {
 }
 
 /// All keys, in the order in which they are explained.
-pub const KEYS: [Key; 21] = [
+pub const KEYS: [Key; 22] = [
     key(
         "instance.kind",
         Some("production"),
@@ -63,6 +63,12 @@ pub const KEYS: [Key; 21] = [
         "refresh.ahead_for",
         Some("14days"),
         "How long after a get its grant is refreshed before anybody asks again; `0` means always.",
+    ),
+    key(
+        "cache.max_bytes",
+        Some("67108864"),
+        "Bytes of sealed tokens, providers and API keys held in memory at most, so that gets need not ask the database; \
+         `0` holds none.",
     ),
     key(
         "outbound.allow",

@@ -49,6 +49,8 @@ pub struct Config {
     pub listeners: Listeners,
     /// How long after a get its grant is refreshed ahead of time; zero means always.
     pub refresh_ahead_for: Duration,
+    /// Bytes of the store held in memory at most; 0 holds nothing.
+    pub cache_max_bytes: u64,
     /// Private networks that providers may be in; single addresses are networks of one.
     pub outbound_allow: Vec<IpNet>,
     /// How logs are written.
@@ -125,6 +127,7 @@ impl Config {
             root_key: RootKeyPlace::File(data_dir.join("root.key")),
             listeners,
             refresh_ahead_for: Duration::from_hours(24 * 14),
+            cache_max_bytes: 64 << 20,
             outbound_allow: Vec::new(),
             log: LogConfig { format: LogFormat::Pretty, filter: "warn,token_wallet=info".to_owned() },
             bootstrap_admin_key_file: None,
@@ -150,6 +153,7 @@ impl Config {
         let web = checks::listener(kind, "web.addr", None, reader);
         let ops = checks::listener(kind, "ops.addr", Some("ops.allow_plaintext"), reader);
         let ahead_for = reader.get::<Span>("refresh.ahead_for");
+        let cache_max_bytes = reader.get("cache.max_bytes");
         let allow = reader.get::<Vec<Network>>("outbound.allow");
         let format = reader.get("log.format");
         let filter = reader.get("log.filter");
@@ -166,6 +170,7 @@ impl Config {
             root_key: root_key?,
             listeners: Listeners { grpc: grpc?, web: web?, ops: ops? },
             refresh_ahead_for: ahead_for?.0,
+            cache_max_bytes: cache_max_bytes?,
             outbound_allow: allow?.into_iter().map(|network| network.0).collect(),
             log: LogConfig { format: format?, filter: filter? },
             bootstrap_admin_key_file,

@@ -32,11 +32,21 @@ pub enum Sender {
 /// What is to be done with a grant in doubt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doubt {
-    /// Its refresh token may be sent again now.
-    SendAgain,
+    /// Its refresh token may be sent again now, if the claim finds this to be so still.
+    SendAgain(Recovery),
     /// Look again then. Until then a refresh is not to be had.
     WaitUntil(Timestamp),
 }
+
+/// What must still be so when a grant in doubt is claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recovery {
+    /// The sender, if it is another replica, was not heard of after this; `None`: that does not matter.
+    pub sender_silent_since: Option<Timestamp>,
+}
+
+/// Whoever sent it may hold an answer: sending again harms nothing.
+const WHATEVER_THE_SENDER_KNOWS: Doubt = Doubt::SendAgain(Recovery { sender_silent_since: None });
 
 /// A sender that was not heard of for this long will not come back with an answer.
 const SILENT: Duration = Duration::from_secs(30);
@@ -58,10 +68,10 @@ pub fn judge(grant: &Grant, reuse: Reuse, sender: Sender, rejected: bool, now: T
     }
     let sent_at = grant.attempted_at.unwrap_or(now);
     match reuse {
-        Reuse::Harmless => return Doubt::SendAgain,
+        Reuse::Harmless => return WHATEVER_THE_SENDER_KNOWS,
         // Once: what the provider makes of a third time nobody says.
         Reuse::Grace(grace) if grant.doubted_fence.is_none() && now.plus(UNDER_WAY) < sent_at.plus(grace) => {
-            return Doubt::SendAgain;
+            return WHATEVER_THE_SENDER_KNOWS;
         }
         Reuse::Grace(_) | Reuse::Refused | Reuse::EndsAll => {}
     }
@@ -69,26 +79,28 @@ pub fn judge(grant: &Grant, reuse: Reuse, sender: Sender, rejected: bool, now: T
     if grant.lives(now) && !rejected {
         return Doubt::WaitUntil(grant.freshness.floor_at().unwrap_or_else(|| now.plus(LOOK_AGAIN)));
     }
-    // The risk was taken once already: what the first answer was worth is known to be lost.
-    if grant.doubted_fence.is_some() {
-        return Doubt::SendAgain;
-    }
     match sender {
-        Sender::KnowsNothing => Doubt::SendAgain,
+        Sender::KnowsNothing => Doubt::SendAgain(Recovery { sender_silent_since: None }),
         Sender::LastHeard(heard) => {
             let silent = if reuse == Reuse::EndsAll { SILENT_FOR_GOOD } else { SILENT };
             let until = heard.unwrap_or(sent_at).plus(silent);
-            if until <= now { Doubt::SendAgain } else { Doubt::WaitUntil(until.min(now.plus(LOOK_AGAIN))) }
+            if until <= now {
+                Doubt::SendAgain(Recovery { sender_silent_since: Some(now.minus(silent)) })
+            } else {
+                Doubt::WaitUntil(until.min(now.plus(LOOK_AGAIN)))
+            }
         }
     }
 }
 
-/// When a grant whose request was not answered is looked at next, by the replica that sent it.
-pub fn next_look(grant: &Grant, reuse: Reuse, now: Timestamp) -> Timestamp {
+/// When a grant whose request was not answered is looked at next, by the replica that sent it. A second silence is
+/// followed by longer and longer waits, spread by `spread` in 0..=1, as any other failure.
+pub fn next_look(grant: &Grant, reuse: Reuse, now: Timestamp, spread: f64) -> Timestamp {
     let lease_end = grant.lease.map_or(now, |lease| lease.until);
     let after_lease = Grant { retry_not_before: None, ..grant.clone() };
     match judge(&after_lease, reuse, Sender::KnowsNothing, false, now) {
-        Doubt::SendAgain => lease_end,
+        Doubt::SendAgain(_) if grant.doubted_fence.is_some() => grant.deferred(now, Some(lease_end), spread),
+        Doubt::SendAgain(_) => lease_end,
         Doubt::WaitUntil(at) => at.max(lease_end),
     }
     .max(now.plus(policy::retry_for_waiting(grant.freshness.span())))
@@ -97,7 +109,15 @@ pub fn next_look(grant: &Grant, reuse: Reuse, now: Timestamp) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::grant::Lease;
     use crate::domain::grant::tests::{NOW, hour};
+    use crate::domain::ids::ReplicaId;
+
+    const AGAIN: Doubt = WHATEVER_THE_SENDER_KNOWS;
+
+    fn again_if_silent_for(span: u64) -> Doubt {
+        Doubt::SendAgain(Recovery { sender_silent_since: Some(NOW.minus(secs(span))) })
+    }
 
     const fn secs(secs: u64) -> Duration {
         Duration::from_secs(secs)
@@ -113,28 +133,28 @@ mod tests {
         let nothing = Sender::KnowsNothing;
         let floor = NOW.plus(secs(570)).plus(Duration::from_millis(1));
         for (reuse, age, expected) in [
-            (Reuse::Harmless, 3_000, Doubt::SendAgain),
-            (Reuse::Grace(secs(60)), 3_000, Doubt::SendAgain),
+            (Reuse::Harmless, 3_000, AGAIN),
+            (Reuse::Grace(secs(60)), 3_000, AGAIN),
             (Reuse::Grace(secs(25)), 3_000, Doubt::WaitUntil(floor)),
             (Reuse::Refused, 3_000, Doubt::WaitUntil(floor)),
             (Reuse::EndsAll, 3_000, Doubt::WaitUntil(floor)),
-            (Reuse::Grace(secs(25)), 3_571, Doubt::SendAgain),
-            (Reuse::Refused, 3_571, Doubt::SendAgain),
-            (Reuse::EndsAll, 3_571, Doubt::SendAgain),
+            (Reuse::Grace(secs(25)), 3_571, AGAIN),
+            (Reuse::Refused, 3_571, AGAIN),
+            (Reuse::EndsAll, 3_571, AGAIN),
         ] {
             assert_eq!(judge(&doubtful(age), reuse, nothing, false, NOW), expected, "{reuse:?} at {age} s");
         }
-        assert_eq!(judge(&doubtful(3_000), Reuse::EndsAll, nothing, true, NOW), Doubt::SendAgain, "rejected");
+        assert_eq!(judge(&doubtful(3_000), Reuse::EndsAll, nothing, true, NOW), AGAIN, "rejected");
     }
 
     #[test]
     fn the_sender_is_given_time_to_come_back_with_an_answer() {
         let heard = |ago| Sender::LastHeard(Some(NOW.minus(secs(ago))));
         let judged = |reuse, sender| judge(&doubtful(3_600), reuse, sender, false, NOW);
-        assert_eq!(judged(Reuse::Refused, heard(30)), Doubt::SendAgain);
+        assert_eq!(judged(Reuse::Refused, heard(30)), again_if_silent_for(30));
         assert_eq!(judged(Reuse::Refused, heard(29)), Doubt::WaitUntil(NOW.plus(secs(1))));
         assert_eq!(judged(Reuse::EndsAll, heard(30)), Doubt::WaitUntil(NOW.plus(LOOK_AGAIN)));
-        assert_eq!(judged(Reuse::EndsAll, heard(600)), Doubt::SendAgain);
+        assert_eq!(judged(Reuse::EndsAll, heard(600)), again_if_silent_for(600));
         // Never heard of: silent since it sent.
         assert_eq!(judged(Reuse::Refused, Sender::LastHeard(None)), Doubt::WaitUntil(NOW.plus(secs(10))));
     }
@@ -142,10 +162,31 @@ mod tests {
     #[test]
     fn a_second_silence_is_an_outage_like_any_other() {
         let mut grant = Grant { doubted_fence: Some(1), ..doubtful(3_600) };
-        assert_eq!(judge(&grant, Reuse::EndsAll, Sender::LastHeard(None), false, NOW), Doubt::SendAgain);
+        assert_eq!(judge(&grant, Reuse::EndsAll, Sender::KnowsNothing, false, NOW), AGAIN);
+        // Who sent it the second time may hold an answer as well.
+        let sender = Sender::LastHeard(Some(NOW));
+        assert_eq!(judge(&grant, Reuse::EndsAll, sender, false, NOW), Doubt::WaitUntil(NOW.plus(LOOK_AGAIN)));
         grant.retry_not_before = Some(NOW.plus(secs(9)));
         let wait = Doubt::WaitUntil(NOW.plus(secs(9)));
         assert_eq!(judge(&grant, Reuse::Harmless, Sender::KnowsNothing, true, NOW), wait);
+    }
+
+    #[test]
+    fn a_grace_is_used_once() {
+        let grant = Grant { doubted_fence: Some(1), ..doubtful(3_000) };
+        let judged = judge(&grant, Reuse::Grace(secs(60)), Sender::KnowsNothing, false, NOW);
+        assert_eq!(judged, Doubt::WaitUntil(NOW.plus(secs(570)).plus(Duration::from_millis(1))));
+    }
+
+    #[test]
+    fn p14_after_a_second_silence_the_waits_grow() {
+        let lease = Lease { owner: ReplicaId::new(NOW), until: NOW.plus(secs(10)) };
+        let silent = |attempts, doubted_fence| Grant { attempts, doubted_fence, lease: Some(lease), ..doubtful(4_000) };
+        let next = |grant: Grant| next_look(&grant, Reuse::Refused, NOW, 1.0).since(NOW);
+        assert_eq!(next(silent(0, None)), secs(10), "the first one is asked about once its lease is over");
+        assert_eq!(next(silent(1, Some(1))), secs(10));
+        assert_eq!(next(silent(4, Some(1))), secs(80));
+        assert_eq!(next(silent(99, Some(1))), secs(900));
     }
 
     #[test]
@@ -153,6 +194,6 @@ mod tests {
         let mut grant = doubtful(3_600);
         grant.freshness.lifetime = crate::domain::provider::Lifetime::Endless;
         let judged = |rejected| judge(&grant, Reuse::Refused, Sender::KnowsNothing, rejected, NOW);
-        assert_eq!((judged(false), judged(true)), (Doubt::WaitUntil(NOW.plus(LOOK_AGAIN)), Doubt::SendAgain));
+        assert_eq!((judged(false), judged(true)), (Doubt::WaitUntil(NOW.plus(LOOK_AGAIN)), AGAIN));
     }
 }

@@ -22,6 +22,7 @@ pub use guard::Health;
 const EVERY_SECOND: &str = "* * * * * *";
 const EVERY_FIVE_SECONDS: &str = "*/5 * * * * *";
 const EVERY_TEN_SECONDS: &str = "*/10 * * * * *";
+const EVERY_MINUTE: &str = "30 * * * * *";
 
 /// The timetable does not start.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +44,8 @@ impl Timetable {
         closing: &CancellationToken,
     ) -> Result<Self, JobsError> {
         let plan = Plan { scheduler: JobScheduler::new().await?, tasks, closing, health: Health::default() };
-        let (sweeping, beating, warning) = (wallet.clone(), wallet.clone(), wallet.clone());
+        let (sweeping, beating) = (wallet.clone(), wallet.clone());
+        let (warning, counting) = (wallet.clone(), wallet.clone());
         let (tidying, resuming) = (linking.clone(), linking.clone());
         plan.add("sweep", EVERY_SECOND, move || {
             let wallet = sweeping.clone();
@@ -62,6 +64,11 @@ impl Timetable {
         plan.add("warnings", EVERY_TEN_SECONDS, move || {
             let wallet = warning.clone();
             async move { Ok(wallet.warn_of_ends().await?) }
+        })
+        .await?;
+        plan.add("census", EVERY_MINUTE, move || {
+            let wallet = counting.clone();
+            async move { wallet.census().await }
         })
         .await?;
         plan.add("resume", EVERY_FIVE_SECONDS, move || {

@@ -40,7 +40,7 @@ impl Linking {
         let row = self.0.store.account(id).await?.ok_or(Failure::AccountNotFound)?;
         let now = self.0.clock.now();
         let event = Event::new(EventKind::AccountUnlinked, now, row.user, row.provider).account(id);
-        if self.0.wallet.withdraw(id, &event).await? {
+        if self.0.wallet.withdraw(id, event).await? {
             tracing::info!(account = %id, "unlinked an account");
         }
         Ok(())

@@ -18,6 +18,9 @@ const GIVEN_UP_AFTER: Duration = Duration::from_hours(1);
 /// Ended flows stay this long: long enough to tell an outcome again, and to look into one.
 const KEEP_ENDED: Duration = Duration::from_hours(24);
 
+/// What replicas are to drop from memory stays in the log for this long; one that was away longer drops everything.
+const KEEP_COHERENCE: Duration = Duration::from_mins(10);
+
 /// Parked answers that one run takes on.
 const BATCH: u32 = 100;
 
@@ -29,6 +32,7 @@ impl Linking {
         self.0.store.abandon_claimed_flows(now.minus(ABANDONED_AFTER), &self.0.wallet.answered_flows(), now).await?;
         self.0.store.give_up_parked_flows(now.minus(GIVEN_UP_AFTER), now).await?;
         self.0.store.delete_flows(now.minus(KEEP_ENDED)).await?;
+        self.0.store.tidy_coherence(now.minus(KEEP_COHERENCE)).await?;
         Ok(())
     }
 

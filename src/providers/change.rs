@@ -11,7 +11,7 @@ use crate::domain::instance::InstanceKind;
 use crate::domain::provider::Slug;
 use crate::domain::scopes::Scopes;
 use crate::domain::secret::ClientSecret;
-use crate::store::{self, AddSecret, DeleteProvider, ProviderChange, ProviderSecretRow, RemoveSecret};
+use crate::store::{self, AddSecret, DeleteProvider, ProviderChange, ProviderSecretRow, RemoveSecret, Stale};
 use crate::vault::Sealed;
 
 /// Above what any provider allows, and far from where arithmetic stops.
@@ -61,7 +61,9 @@ impl Registry {
             created_at: now,
             secret,
         };
-        if self.store.create_provider(&row).await? { self.by_id(id).await } else { Err(Failure::ProviderExists) }
+        // Nothing in memory is stale: that there is no such provider is not remembered.
+        let created = self.store.create_provider(&row).await?;
+        if created { self.found(self.store.provider(id).await?) } else { Err(Failure::ProviderExists) }
     }
 
     /// Removes a provider that no account uses. Removing one that is gone succeeds for 30 days.
@@ -70,8 +72,13 @@ impl Registry {
     ///
     /// [`Failure::ProviderInUse`], [`Failure::ProviderNotFound`], and the store's.
     pub async fn delete(&self, _permit: &Permit<ManageProviders>, slug: &Slug) -> Result<(), Failure> {
-        match self.store.delete_provider(slug, self.wire.clock.now()).await? {
-            DeleteProvider::Deleted => Ok(()),
+        let (store, slug, now) = (self.store.clone(), slug.clone(), self.wire.clock.now());
+        let delete = async move { store.delete_provider(&slug, now).await };
+        match self.cache.change(Stale::Providers, delete).await? {
+            DeleteProvider::Deleted => {
+                self.cache.settled().await;
+                Ok(())
+            }
             DeleteProvider::InUse => Err(Failure::ProviderInUse),
             DeleteProvider::NotFound => Err(Failure::ProviderNotFound),
         }
@@ -86,14 +93,15 @@ impl Registry {
         &self,
         _permit: &Permit<ManageProviders>,
         slug: &Slug,
-        change: &ProviderChange,
+        change: ProviderChange,
     ) -> Result<Provider, Failure> {
-        check_change(change)?;
-        if self.store.update_provider(slug, change).await? {
-            self.by_slug(slug).await
-        } else {
-            Err(Failure::ProviderNotFound)
+        check_change(&change)?;
+        let (store, name, now) = (self.store.clone(), slug.clone(), self.wire.clock.now());
+        let update = async move { store.update_provider(&name, &change, now).await };
+        if !self.cache.change(Stale::Providers, update).await? {
+            return Err(Failure::ProviderNotFound);
         }
+        self.found(self.store.provider_by_slug(slug).await?)
     }
 
     /// Gives a provider another client secret, up to [`store::MOST_SECRETS`], and has it tried at once.
@@ -111,14 +119,17 @@ impl Registry {
         let provider = self.store.provider_by_slug(slug).await?.ok_or(Failure::ProviderNotFound)?.id;
         let (id, secret) = self.seal(secret, provider)?;
         let row = ProviderSecretRow { id, secret, created_at: self.wire.clock.now(), last_used_at: None };
-        match self.store.add_secret(provider, &row).await? {
+        let (store, added) = (self.store.clone(), row.clone());
+        let add = async move { store.add_secret(provider, &added).await };
+        match self.cache.change(Stale::Providers, add).await? {
             AddSecret::Added => Ok(row),
             AddSecret::TooMany => Err(Failure::TooManyProviderSecrets),
             AddSecret::NoProvider => Err(Failure::ProviderNotFound),
         }
     }
 
-    /// Takes a client secret away, but not the last one. Taking away one that is gone succeeds.
+    /// Takes a client secret away, but not the last one: no request that starts after this has returned carries it.
+    /// Taking away one that is gone succeeds.
     ///
     /// # Errors
     ///
@@ -129,8 +140,13 @@ impl Registry {
         slug: &Slug,
         secret: ProviderSecretId,
     ) -> Result<(), Failure> {
-        match self.store.remove_secret(slug, secret).await? {
-            RemoveSecret::Removed => Ok(()),
+        let (store, slug, now) = (self.store.clone(), slug.clone(), self.wire.clock.now());
+        let remove = async move { store.remove_secret(&slug, secret, now).await };
+        match self.cache.change(Stale::Providers, remove).await? {
+            RemoveSecret::Removed => {
+                self.cache.settled().await;
+                Ok(())
+            }
             RemoveSecret::Last => Err(Failure::LastProviderSecret),
             RemoveSecret::NoProvider => Err(Failure::ProviderNotFound),
         }

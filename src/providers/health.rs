@@ -10,7 +10,7 @@ use crate::domain::error::Failure;
 use crate::domain::ids::GrantId;
 use crate::domain::policy;
 use crate::domain::provider::Verdict;
-use crate::store::{Blame, ProviderSecretRow};
+use crate::store::{Blame, ProviderSecretRow, Stale, Store, StoreError};
 use crate::vault::random;
 
 impl Registry {
@@ -31,9 +31,11 @@ impl Registry {
     /// The provider limits us (429) and asked for this pause: nobody sends it anything before what is answered. Where
     /// the store is away, at least nobody here.
     pub async fn pause(&self, provider: &Provider, asked: Option<Duration>) -> Timestamp {
-        let until = policy::paused_until(self.wire.clock.now(), asked, random::spread());
+        let now = self.wire.clock.now();
+        let until = policy::paused_until(now, asked, random::spread());
         self.gate.pause(provider, until);
-        if let Err(error) = self.store.pause_provider(provider.id, until).await {
+        let id = provider.id;
+        if let Err(error) = self.note(async move |store| store.pause_provider(id, until, now).await).await {
             tracing::warn!(provider = %provider.slug, %error, "could not tell the other replicas of a provider's pause");
         }
         until
@@ -50,7 +52,8 @@ impl Registry {
 
     /// The provider refused our credentials, all that there are, when this grant was refreshed.
     pub async fn blame(&self, provider: &Provider, grant: GrantId) {
-        match self.store.blame_provider(provider.id, grant, self.wire.clock.now()).await {
+        let (id, now) = (provider.id, self.wire.clock.now());
+        match self.note(async move |store| store.blame_provider(id, grant, now).await).await {
             Ok(Blame::Misconfigured) => {
                 tracing::error!(provider = %provider.slug, "the provider refuses our credentials; its grants wait until they are mended");
             }
@@ -59,6 +62,14 @@ impl Registry {
                 tracing::warn!(provider = %provider.slug, %error, "could not note that a provider refuses our credentials");
             }
         }
+    }
+
+    /// Writes what is noted of a provider, and drops what memory had of it: the next look-up reads it anew.
+    async fn note<T: Send + 'static, W>(&self, write: impl FnOnce(Store) -> W) -> Result<T, Failure>
+    where
+        W: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
+        self.cache.change(Stale::Providers, write(self.store.clone())).await
     }
 
     /// A permit to try credentials that the provider refused, once a minute in the whole cluster; `None` if it is not
@@ -70,7 +81,8 @@ impl Registry {
         }
         // First what may be given back.
         let permit = self.gate.try_probe(provider)?;
-        match self.store.claim_probe(provider.id, now, now.plus(policy::PROBE_EVERY)).await {
+        let (id, next) = (provider.id, now.plus(policy::PROBE_EVERY));
+        match self.note(async move |store| store.claim_probe(id, now, next).await).await {
             Ok(claimed) => claimed.then_some(permit),
             Err(error) => {
                 tracing::warn!(provider = %provider.slug, %error, "could not claim a try of refused credentials");
@@ -86,7 +98,8 @@ impl Registry {
         let now = self.wire.clock.now();
         let mut recovered = false;
         if provider.standing.is_blamed() {
-            match self.store.absolve_provider(provider.id, now).await {
+            let id = provider.id;
+            match self.note(async move |store| store.absolve_provider(id, now).await).await {
                 Ok(true) => {
                     recovered = true;
                     tracing::info!(provider = %provider.slug, "the provider takes our credentials again");
@@ -98,8 +111,8 @@ impl Registry {
             }
         }
         let noted = secret.is_none_or(|secret| provider.is_noted(secret, now));
-        if let Some(secret) = secret.filter(|_| !noted)
-            && let Err(error) = self.store.secret_used(secret.id, now).await
+        if let Some(id) = secret.filter(|_| !noted).map(|secret| secret.id)
+            && let Err(error) = self.note(async move |store| store.secret_used(id, now).await).await
         {
             tracing::warn!(provider = %provider.slug, %error, "could not note which client secret worked");
         }

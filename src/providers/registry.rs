@@ -1,4 +1,4 @@
-//! The registry: which providers are configured. One select a look-up, no copy in memory.
+//! The registry: which providers are configured.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,19 +10,22 @@ use super::gate::Gate;
 use super::merge::{MergeError, Site, merge};
 use super::provider::{Provider, Wire};
 use crate::access::permit::{Permit, ReadProviders};
+use crate::cache::{Cache, Concern, Kind, Shelf};
 use crate::clock::Clock;
 use crate::domain::error::Failure;
 use crate::domain::ids::ProviderId;
 use crate::domain::instance::InstanceKind;
 use crate::domain::provider::Slug;
 use crate::outbound::Outbound;
-use crate::store::{ProviderRow, Store};
+use crate::store::{ProviderRow, Stale, Store, StoreError};
 use crate::vault::Vault;
 
 /// What a registry is made of.
 pub struct Parts {
     /// Where providers are kept.
     pub store: Store,
+    /// What of them may be kept in memory.
+    pub cache: Cache,
     /// Seals and opens client secrets.
     pub vault: Arc<Vault>,
     /// What providers are called through.
@@ -40,11 +43,23 @@ pub struct Parts {
 /// The configured providers.
 pub struct Registry {
     pub(super) store: Store,
+    pub(super) cache: Cache,
+    memory: Shelf<Named, Arc<Provider>>,
     pub(super) wire: Wire,
     pub(super) catalog: &'static Catalog,
     pub(super) site: Site,
     pub(super) gate: Gate,
 }
+
+/// What a provider is looked up by.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Named {
+    Id(ProviderId),
+    Slug(Slug),
+}
+
+/// What a provider takes in memory besides its secrets, about: its URLs are most of it.
+const WEIGHT: usize = 4_096;
 
 /// Some of the providers, by slug.
 pub struct ProviderPage {
@@ -57,11 +72,12 @@ pub struct ProviderPage {
 impl Registry {
     /// With the catalog of this build.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, vault, outbound, kind, public_url, sandbox_url, clock } = parts;
+        let Parts { store, cache, vault, outbound, kind, public_url, sandbox_url, clock } = parts;
         let site = Site { kind, public_url, sandbox: sandbox_url };
         let gate = Gate::new(clock.clone());
         let wire = Wire { outbound, vault, clock };
-        Self { store, wire, catalog: Catalog::embedded(), site, gate }
+        let memory = memory(&cache);
+        Self { store, cache, memory, wire, catalog: Catalog::embedded(), site, gate }
     }
 
     /// Every request to a provider needs a permit of it.
@@ -74,18 +90,19 @@ impl Registry {
     /// # Errors
     ///
     /// [`Failure::ProviderNotFound`], [`Failure::ProviderUnavailable`] for the sandbox where none runs, and the store's.
-    pub async fn by_slug(&self, slug: &Slug) -> Result<Provider, Failure> {
-        self.found(self.store.provider_by_slug(slug).await?)
+    pub async fn by_slug(&self, slug: &Slug) -> Result<Arc<Provider>, Failure> {
+        self.remembered(Named::Slug(slug.clone()), || self.store.provider_by_slug(slug)).await
     }
 
     /// The provider of this id; errors as [`Self::by_slug`].
-    pub async fn by_id(&self, id: ProviderId) -> Result<Provider, Failure> {
-        self.found(self.store.provider(id).await?)
+    pub async fn by_id(&self, id: ProviderId) -> Result<Arc<Provider>, Failure> {
+        self.remembered(Named::Id(id), || self.store.provider(id)).await
     }
 
     /// The provider of this name, to be shown; errors as [`Self::by_slug`].
     pub async fn provider(&self, _permit: &Permit<ReadProviders>, slug: &Slug) -> Result<Provider, Failure> {
-        self.by_slug(slug).await
+        // As the store has it now, with what memory need not know.
+        self.found(self.store.provider_by_slug(slug).await?)
     }
 
     /// Up to `limit` providers by slug, those behind `after`. One that does not fit this program is left out and
@@ -104,7 +121,16 @@ impl Registry {
         Ok(ProviderPage { providers, next })
     }
 
-    fn found(&self, row: Option<ProviderRow>) -> Result<Provider, Failure> {
+    /// From memory, or else read from the store. One that does not fit this program is not remembered.
+    async fn remembered<R>(&self, name: Named, read: impl FnOnce() -> R) -> Result<Arc<Provider>, Failure>
+    where
+        R: Future<Output = Result<Option<ProviderRow>, StoreError>>,
+    {
+        let read = async || self.found(read().await?).map(|provider| Some(Arc::new(provider)));
+        self.memory.get_or_read(name, read).await?.ok_or(Failure::ProviderNotFound)
+    }
+
+    pub(super) fn found(&self, row: Option<ProviderRow>) -> Result<Provider, Failure> {
         self.merged(row.ok_or(Failure::ProviderNotFound)?)
     }
 
@@ -121,4 +147,17 @@ impl Registry {
             }
         })
     }
+}
+
+/// A shelf for providers.
+fn memory(cache: &Cache) -> Shelf<Named, Arc<Provider>> {
+    cache.shelf(Kind {
+        name: "providers",
+        sixteenths: 1,
+        weigh: |_, provider| WEIGHT + provider.secrets.iter().map(|row| row.secret.as_bytes().len()).sum::<usize>(),
+        concern: |stale| match stale {
+            Stale::Providers => Concern::All,
+            Stale::Account { .. } | Stale::ApiClients => Concern::None,
+        },
+    })
 }

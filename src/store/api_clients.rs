@@ -1,6 +1,7 @@
 //! API clients and their keys. Of a key only a hash is known.
 
 use super::Store;
+use super::coherence::{self, Stale};
 use super::error::StoreError;
 use super::providers::DELETION_REMEMBERED;
 use super::sql::{Row, args, statements};
@@ -114,6 +115,7 @@ impl Store {
         }
         tx.execute(&DELETE_KEYS, args![id]).await?;
         tx.execute(&DELETE_REDIRECT_URLS, args![id, now]).await?;
+        coherence::tell(&mut tx, &Stale::ApiClients, now).await?;
         tx.commit().await?;
         Ok(true)
     }

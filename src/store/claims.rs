@@ -6,6 +6,7 @@ use super::grants::{grant, grant_columns};
 use super::lanes::Lane;
 use super::sql::{Row, args, statements};
 use crate::clock::Timestamp;
+use crate::domain::doubt::Recovery;
 use crate::domain::grant::Grant;
 use crate::domain::ids::{GrantId, ProviderId, ReplicaId};
 use crate::domain::secret::RefreshToken;
@@ -58,13 +59,14 @@ statements! {
     // A request that was never answered is remembered until an answer is stored.
     CLAIM {
         take!() ", doubted_fence = CASE WHEN lease_until IS NULL OR $8 THEN doubted_fence ELSE COALESCE(doubted_fence, fence) END
-         WHERE " as_judged!() "AND " refreshable!() claimed!()
+         WHERE " as_judged!() "AND " refreshable!() "AND NOT EXISTS (
+            SELECT 1 FROM replicas r WHERE r.id = grants.lease_owner AND r.id <> $3 AND r.beat_at > $9)" claimed!()
     }
     CLAIM_PROBE {
         take!() "WHERE " as_judged!() "AND is_current AND state IN ('active', 'suspect') RETURNING " grant_columns!()
     }
     RENEW {
-        take!() "WHERE id = $2 AND fence = $5 AND lease_owner = $3 AND lease_until > $1 AND " refreshable!() claimed!()
+        take!() "WHERE id = $2 AND fence = $5 AND committed_fence = $6 AND lease_owner = $3 AND lease_until > $1 AND " refreshable!() claimed!()
     }
     CLAIM_DUE {
         "WITH due AS MATERIALIZED (SELECT id FROM grants WHERE provider_id = $2 AND " refreshable!()
@@ -97,17 +99,17 @@ statements! {
             lease_until = CASE WHEN doubted_fence IS NULL THEN NULL ELSE $3 END
          WHERE id = $1 AND fence = $2 AND committed_fence < $2 AND lease_until > $3"
     }
-    VOID { "UPDATE grants SET lease_until = $2 WHERE lease_owner = $1 AND lease_until > $2" }
 }
 
 impl Store {
     /// Claims a grant for its refresh, as `judged`. `None` if it is not any more what was judged, or is in flight, or
     /// cannot be refreshed: read it and judge again. A grant in doubt is claimed like any other: judging it is the
-    /// caller's part ([`crate::domain::doubt`]); unless its provider takes a refresh token again (`harmless`), the doubt
-    /// is remembered.
+    /// caller's part ([`crate::domain::doubt`]), and `recovery` what it rests on; unless its provider takes a refresh
+    /// token again (`harmless`), the doubt is remembered.
     pub async fn claim(
         &self,
         judged: &Grant,
+        recovery: Option<Recovery>,
         harmless: bool,
         by: ReplicaId,
         now: Timestamp,
@@ -115,7 +117,8 @@ impl Store {
     ) -> Result<Option<Claim>, StoreError> {
         let (generation, fence, lease) =
             (judged.access_generation, judged.fence, judged.lease.map(|lease| lease.until));
-        let values = args![now, judged.id, by, lease_until, generation, fence, lease, harmless];
+        let silent_since = recovery.and_then(|recovery| recovery.sender_silent_since).unwrap_or(Timestamp::END);
+        let values = args![now, judged.id, by, lease_until, generation, fence, lease, harmless, silent_since];
         self.db.lane(Lane::Claims).change(&CLAIM, values).await?.first().map(claim).transpose()
     }
 
@@ -134,16 +137,18 @@ impl Store {
         self.db.lane(Lane::Claims).change(&CLAIM_PROBE, values).await?.first().map(grant).transpose()
     }
 
-    /// Renews a claim that stands, for another request. `None` if it does not stand any more.
+    /// Renews a claim that stands, for another request. `None` if it does not stand any more, or an answer was stored
+    /// since.
     pub async fn renew_claim(
         &self,
-        id: GrantId,
-        fence: i64,
+        claimed: &Grant,
         by: ReplicaId,
         now: Timestamp,
         lease_until: Timestamp,
     ) -> Result<Option<Claim>, StoreError> {
-        let rows = self.db.lane(Lane::Claims).change(&RENEW, args![now, id, by, lease_until, fence]).await?;
+        let Grant { id, fence, committed_fence, .. } = *claimed;
+        let rows =
+            self.db.lane(Lane::Claims).change(&RENEW, args![now, id, by, lease_until, fence, committed_fence]).await?;
         rows.first().map(claim).transpose()
     }
 
@@ -188,12 +193,6 @@ impl Store {
     /// Gives a claim back whose token was not sent. False if it is not this fence's any more, or its lease is over.
     pub async fn release(&self, id: GrantId, fence: i64, now: Timestamp) -> Result<bool, StoreError> {
         Ok(self.db.lane(Lane::Claims).execute(&RELEASE, args![id, fence, now]).await? == 1)
-    }
-
-    /// Ends the leases of a replica that has just started and so knows nothing of them: its grants are in doubt.
-    /// Answers how many there were.
-    pub async fn void_leases(&self, of: ReplicaId, now: Timestamp) -> Result<u64, StoreError> {
-        self.db.execute(&VOID, args![of, now]).await
     }
 }
 

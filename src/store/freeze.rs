@@ -1,6 +1,7 @@
 //! Frozen verdicts: when a provider refuses too many grants at once, it is the provider that is ill.
 
 use super::Store;
+use super::coherence::{self, Stale};
 use super::error::StoreError;
 use super::events;
 use super::sql::{args, statements};
@@ -13,8 +14,9 @@ statements! {
         "SELECT COUNT(*) AS suspected FROM grants WHERE provider_id = $1 AND suspect_at IS NOT NULL AND suspect_at > $2"
     }
     FREEZE {
-        "UPDATE providers SET frozen_until = $2 WHERE id = $1 AND (frozen_until IS NULL OR frozen_until < $2)"
+        "UPDATE providers SET frozen_until = $2 WHERE id = $1 AND (frozen_until IS NULL OR frozen_until <= $3)"
     }
+    EXTEND { "UPDATE providers SET frozen_until = $2 WHERE id = $1 AND frozen_until < $2" }
     BACK_TO_SUSPECT {
         "UPDATE grants SET state = 'suspect', dead_at = NULL, due_at = $3, sweep_at = $3
          WHERE provider_id = $1 AND suspect_at IS NOT NULL AND state = 'dead' AND is_current AND dead_at > $2
@@ -27,6 +29,15 @@ statements! {
     }
 }
 
+/// What freezing a provider's verdicts changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frozen {
+    /// They were not frozen before.
+    pub began: bool,
+    /// How many grants that had been ended are suspect again.
+    pub back: usize,
+}
+
 impl Store {
     /// How many of a provider's grants turned suspect after `since` and have not recovered.
     pub async fn suspected(&self, provider: ProviderId, since: Timestamp) -> Result<u32, StoreError> {
@@ -36,16 +47,19 @@ impl Store {
     }
 
     /// Until `until` no grant of the provider is ended, and those that were ended after `ended_after` are suspect again,
-    /// to be asked about at `now`. Answers how many those are.
+    /// to be asked about at `now`.
     pub async fn freeze_verdicts(
         &self,
         provider: ProviderId,
         until: Timestamp,
         ended_after: Timestamp,
         now: Timestamp,
-    ) -> Result<usize, StoreError> {
+    ) -> Result<Frozen, StoreError> {
         let mut tx = self.db.begin().await?;
-        tx.execute(&FREEZE, args![provider, until]).await?;
+        let began = tx.execute(&FREEZE, args![provider, until, now]).await? == 1;
+        if !began {
+            tx.execute(&EXTEND, args![provider, until]).await?;
+        }
         let rows = tx.all(&BACK_TO_SUSPECT, args![provider, ended_after, now]).await?;
         for row in &rows {
             let cells = row.of("grants", "", "id")?;
@@ -56,7 +70,9 @@ impl Store {
                 events::insert(&mut tx, &event).await?;
             }
         }
+        // Not the accounts that recover: what is not served is judged on a fresh read.
+        coherence::tell(&mut tx, &Stale::Providers, now).await?;
         tx.commit().await?;
-        Ok(rows.len())
+        Ok(Frozen { began, back: rows.len() })
     }
 }

@@ -6,6 +6,7 @@
 mod accounts;
 mod api_clients;
 mod claims;
+mod coherence;
 mod db;
 mod error;
 mod events;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 pub use accounts::{AccountFilter, AccountRow};
 pub use api_clients::{ApiClientRow, ApiKeyRow, StoredApiKey};
 pub use claims::Claim;
+pub use coherence::{Changes, Stale};
 pub use error::StoreError;
 pub use flows::{ClaimedFlow, FlowStep};
 pub use grants::Holding;
@@ -43,6 +45,7 @@ pub use record::{GrantChange, Outcome, Recorded};
 pub use redirect_urls::RedirectUrlRow;
 pub use replicas::Beat;
 pub use standing::Blame;
+pub use upkeep::Census;
 
 use db::Db;
 use sql::{Sql, statements};
@@ -72,6 +75,7 @@ const STATEMENTS: &[&[Sql]] = &[
     accounts::ALL,
     api_clients::ALL,
     claims::ALL,
+    coherence::ALL,
     events::ALL,
     flows::ALL,
     freeze::ALL,

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::Store;
+use super::coherence::{self, Stale};
 use super::db::Tx;
 use super::error::StoreError;
 use super::events;
@@ -147,6 +148,9 @@ impl Store {
         for event in &deposit.events {
             events::insert(&mut tx, event).await?;
         }
+        // Also for a new account: with a second one there is a choice to make.
+        let stale = Stale::Account { provider: *provider, user: user.clone() };
+        coherence::tell(&mut tx, &stale, *now).await?;
         tx.commit().await?;
         Ok(Deposited::Done)
     }
@@ -180,6 +184,7 @@ impl Store {
             return Ok(None);
         }
         events::insert(&mut tx, event).await?;
+        coherence::tell(&mut tx, &Stale::of(event), now).await?;
         tx.commit().await?;
         Ok(Some(true))
     }
@@ -193,6 +198,7 @@ impl Store {
         }
         tx.execute(&QUARANTINE_ACCOUNT, args![account, event.reason.as_deref()]).await?;
         events::insert(&mut tx, event).await?;
+        coherence::tell(&mut tx, &Stale::of(event), event.at).await?;
         tx.commit().await?;
         Ok(true)
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Store;
+use super::coherence::{self, Stale};
 use super::db::Tx;
 use super::error::StoreError;
 use super::sql::{Row, args, statements};
@@ -82,12 +83,18 @@ impl Store {
             return Ok(AddSecret::TooMany);
         }
         insert(&mut tx, provider, secret.id, &secret.secret, secret.created_at).await?;
+        coherence::tell(&mut tx, &Stale::Providers, secret.created_at).await?;
         tx.commit().await?;
         Ok(AddSecret::Added)
     }
 
     /// Takes a secret of the provider of this name away, but not the last one.
-    pub async fn remove_secret(&self, slug: &Slug, secret: ProviderSecretId) -> Result<RemoveSecret, StoreError> {
+    pub async fn remove_secret(
+        &self,
+        slug: &Slug,
+        secret: ProviderSecretId,
+        now: Timestamp,
+    ) -> Result<RemoveSecret, StoreError> {
         let mut tx = self.db.begin().await?;
         let Some(row) = tx.one(&LOCK_BY_SLUG, args![slug]).await? else { return Ok(RemoveSecret::NoProvider) };
         let provider: ProviderId = row.of("providers", "", "id")?.parse("id")?;
@@ -101,6 +108,7 @@ impl Store {
             ids if ids.contains(&secret) => tx.execute(&DELETE, args![secret]).await?,
             _ => return Ok(RemoveSecret::Removed),
         };
+        coherence::tell(&mut tx, &Stale::Providers, now).await?;
         tx.commit().await?;
         Ok(RemoveSecret::Removed)
     }
@@ -108,7 +116,7 @@ impl Store {
     /// The provider took this secret. Written at most once an hour, unless another one was taken since. True if it was
     /// written.
     pub async fn secret_used(&self, secret: ProviderSecretId, now: Timestamp) -> Result<bool, StoreError> {
-        Ok(self.db.execute(&USED, args![secret, now, now.minus(USE_NOTED_EVERY)]).await? == 1)
+        self.change_provider(&USED, args![secret, now, now.minus(USE_NOTED_EVERY)], now).await
     }
 }
 

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::Store;
+use super::coherence::{self, Stale};
 use super::error::StoreError;
 use super::provider_secrets::{self, ProviderSecretRow};
-use super::sql::{Row, args, statements, to_json};
+use super::sql::{Row, Sql, Value, args, statements, to_json};
 use crate::clock::Timestamp;
 use crate::domain::ids::{ProviderId, ProviderSecretId};
 use crate::domain::provider::{Limits, Slug, Standing};
@@ -184,7 +185,12 @@ impl Store {
     }
 
     /// Changes what `change` says. False if there is none of this name.
-    pub async fn update_provider(&self, slug: &Slug, change: &ProviderChange) -> Result<bool, StoreError> {
+    pub async fn update_provider(
+        &self,
+        slug: &Slug,
+        change: &ProviderChange,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
         let scopes = change.additional_scopes.as_ref().map(to_json).transpose()?;
         let values = args![
             slug,
@@ -194,7 +200,23 @@ impl Store {
             change.max_in_flight.map(i64::from),
             change.unfreeze,
         ];
-        Ok(self.db.execute(&UPDATE, values).await? == 1)
+        self.change_provider(&UPDATE, values, now).await
+    }
+
+    /// A change of a provider's row by one statement, told to all replicas. False if it hits none.
+    pub(super) async fn change_provider(
+        &self,
+        statement: &Sql,
+        values: &[Value<'_>],
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.db.begin().await?;
+        if tx.execute(statement, values).await? == 0 {
+            return Ok(false);
+        }
+        coherence::tell(&mut tx, &Stale::Providers, now).await?;
+        tx.commit().await?;
+        Ok(true)
     }
 
     /// Deletes a provider and its secrets unless it is in use. The row stays; the slug is free.
@@ -205,12 +227,13 @@ impl Store {
             let lately = tx.one(&DELETED_LATELY, args![slug, since]).await?.is_some();
             return Ok(if lately { DeleteProvider::Deleted } else { DeleteProvider::NotFound });
         };
-        let id: String = row.get("id")?;
-        if tx.one(&IN_USE, args![id.as_str()]).await?.is_some() {
+        let id: ProviderId = row.of("providers", "", "id")?.parse("id")?;
+        if tx.one(&IN_USE, args![id]).await?.is_some() {
             return Ok(DeleteProvider::InUse);
         }
-        tx.execute(&DELETE, args![id.as_str(), now]).await?;
-        tx.execute(&DELETE_SECRETS, args![id.as_str()]).await?;
+        tx.execute(&DELETE, args![id, now]).await?;
+        tx.execute(&DELETE_SECRETS, args![id]).await?;
+        coherence::tell(&mut tx, &Stale::Providers, now).await?;
         tx.commit().await?;
         Ok(DeleteProvider::Deleted)
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Store;
+use super::coherence::{self, Stale};
 use super::db::Tx;
 use super::error::StoreError;
 use super::events;
@@ -30,6 +31,10 @@ pub struct GrantChange {
     pub outcome: Outcome,
     /// Written if the account's state changes with it.
     pub event: Option<Event>,
+    /// What other replicas must drop, if the access token that they may hold is good for nothing any more.
+    pub announce: Option<Stale>,
+    /// When this came to be known.
+    pub at: Timestamp,
 }
 
 /// What a claim came to.
@@ -63,8 +68,6 @@ pub enum Outcome {
         reason: Option<String>,
         /// The committed fence that the claim saw.
         committed_fence: i64,
-        /// When this came to be known.
-        at: Timestamp,
     },
     /// Sent, and not answered: the lease stays, and with its end the grant is in doubt.
     Unanswered {
@@ -92,7 +95,8 @@ macro_rules! write_tokens {
             token_type = $6, scopes = COALESCE($7, scopes), metadata = COALESCE($8, metadata),
             issued_at = $9, lifetime = $10, lifetime_assumed = $11, due_at = $12, keep_alive_at = $13,
             sweep_at = CASE WHEN CAST($12 AS BIGINT) < ahead_until THEN $12 ELSE $13 END,
-            attempts = 0, retry_not_before = NULL, doubted_fence = NULL, suspect_at = NULL, dead_at = NULL,
+            attempts = 0, retry_not_before = NULL, suspect_at = NULL, dead_at = NULL,
+            doubted_fence = CASE WHEN fence = $3 OR lease_until IS NULL THEN NULL ELSE doubted_fence END,
             attempted_at = CASE WHEN fence = $3 THEN NULL ELSE attempted_at END,
             lease_owner = CASE WHEN fence = $3 THEN NULL ELSE lease_owner END,
             lease_until = CASE WHEN fence = $3 THEN NULL ELSE lease_until END,
@@ -124,6 +128,11 @@ statements! {
          WHERE id = $1 AND account_id = $2 AND fence = $3 AND committed_fence = $4 AND state IN ('active', 'suspect')
             AND NOT EXISTS (SELECT 1 FROM providers p WHERE p.id = grants.provider_id AND p.frozen_until > $5)
          RETURNING id, state"
+    }
+    // An answer came since, or a newer claim: still this claim is over, and was answered.
+    SETTLED {
+        "UPDATE grants SET lease_owner = NULL, lease_until = NULL, attempted_at = NULL
+         WHERE id = $1 AND account_id = $2 AND fence = $3 AND committed_fence <> $4"
     }
     UNANSWERED {
         "UPDATE grants SET attempts = attempts + 1, due_at = CAST($4 AS BIGINT), retry_not_before = $5,
@@ -175,9 +184,18 @@ impl Store {
         let mut order = (0..changes.len()).collect::<Vec<_>>();
         order.sort_by_key(|index| changes[*index].grant);
         let mut recorded = vec![Recorded::Superseded; changes.len()];
+        let mut announced = Vec::new();
         let mut tx = self.db.lane(Lane::Results).begin().await?;
         for index in order {
-            recorded[index] = record(&mut tx, &changes[index]).await?;
+            let change = &changes[index];
+            recorded[index] = record(&mut tx, change).await?;
+            if recorded[index] != Recorded::Superseded {
+                announced.extend(change.announce.as_ref().map(|stale| (stale, change.at)));
+            }
+        }
+        // After all of them: whoever announces makes others wait, and must not wait for a row of theirs any more.
+        for (stale, at) in announced {
+            coherence::tell(&mut tx, stale, at).await?;
         }
         tx.commit().await?;
         Ok(recorded)
@@ -185,7 +203,7 @@ impl Store {
 }
 
 async fn record(tx: &mut Tx, change: &GrantChange) -> Result<Recorded, StoreError> {
-    let GrantChange { grant, account, fence, .. } = *change;
+    let GrantChange { grant, account, fence, at, .. } = *change;
     match &change.outcome {
         Outcome::Refreshed { access_token, refresh_token, token_type, scopes, metadata, freshness } => {
             let scopes = scopes.as_ref().map(to_json).transpose()?;
@@ -208,9 +226,9 @@ async fn record(tx: &mut Tx, change: &GrantChange) -> Result<Recorded, StoreErro
             ];
             record_tokens(tx, change, values).await
         }
-        Outcome::Verdict { state, due_at, retry_not_before, reason, committed_fence, at } => {
+        Outcome::Verdict { state, due_at, retry_not_before, reason, committed_fence } => {
             if *state == GrantState::Dead {
-                let values = args![grant, account, fence, *committed_fence, *at];
+                let values = args![grant, account, fence, *committed_fence, at];
                 if recorded(tx.all(&DEATH, values).await?.first())? != Recorded::Superseded {
                     if tx.execute(&ACCOUNT_ENDS, args![account, reason.as_deref()]).await? == 1 {
                         tell(tx, change).await?;
@@ -220,8 +238,12 @@ async fn record(tx: &mut Tx, change: &GrantChange) -> Result<Recorded, StoreErro
             }
             // While verdicts are frozen a death is one more suspicion.
             let kept = if *state == GrantState::Dead { GrantState::Suspect } else { *state };
-            let values = args![grant, account, fence, *committed_fence, kept.as_str(), *due_at, *retry_not_before, *at];
-            recorded(tx.all(&VERDICT, values).await?.first())
+            let values = args![grant, account, fence, *committed_fence, kept.as_str(), *due_at, *retry_not_before, at];
+            let outcome = recorded(tx.all(&VERDICT, values).await?.first())?;
+            if outcome == Recorded::Superseded {
+                tx.execute(&SETTLED, args![grant, account, fence, *committed_fence]).await?;
+            }
+            Ok(outcome)
         }
         Outcome::Unanswered { due_at, retry_not_before } => {
             let values = args![grant, account, fence, *due_at, *retry_not_before];

@@ -20,6 +20,7 @@ use crate::domain::ids::{
 };
 use crate::domain::provider::Slug;
 use crate::domain::user::UserId;
+use crate::telemetry;
 use crate::vault::{Cell, Sealed};
 
 /// One statement in both dialects. Only [`statements!`] makes them.
@@ -98,8 +99,13 @@ impl<T> Primitive for T where
 }
 
 impl Sql {
+    fn count(&self) {
+        telemetry::metrics::statement(self.name.trim_start_matches("token_wallet::store::"));
+    }
+
     /// The `SQLite` statement with its values.
     pub(super) fn on_sqlite<'q>(&self, values: &'q [Value<'q>]) -> Query<'q, Sqlite, SqliteArguments> {
+        self.count();
         values.iter().fold(sqlx::query(self.sqlite), |query, value| match value {
             Value::Text(text) => query.bind(text.as_deref()),
             Value::Int(int) => query.bind(*int),
@@ -110,6 +116,7 @@ impl Sql {
 
     /// The PostgreSQL statement with its values.
     pub(super) fn on_postgres<'q>(&self, values: &'q [Value<'q>]) -> Query<'q, Postgres, PgArguments> {
+        self.count();
         values.iter().fold(sqlx::query(self.postgres), |query, value| match value {
             Value::Text(text) => query.bind(text.as_deref()),
             Value::Int(int) => query.bind(*int),

@@ -2,6 +2,7 @@
 //! all replicas know.
 
 use super::Store;
+use super::coherence::{self, Stale};
 use super::error::StoreError;
 use super::events;
 use super::sql::{args, statements};
@@ -52,8 +53,8 @@ statements! {
 
 impl Store {
     /// The provider is to be sent nothing before `until`. Never shortens a pause; true if it made it longer.
-    pub async fn pause_provider(&self, id: ProviderId, until: Timestamp) -> Result<bool, StoreError> {
-        Ok(self.db.execute(&PAUSE, args![id, until]).await? == 1)
+    pub async fn pause_provider(&self, id: ProviderId, until: Timestamp, now: Timestamp) -> Result<bool, StoreError> {
+        self.change_provider(&PAUSE, args![id, until], now).await
     }
 
     /// The provider refused our credentials when this grant was refreshed. An event tells when it becomes certain.
@@ -67,6 +68,7 @@ impl Store {
             let event = Event::of_provider(EventKind::ProviderMisconfigured, now, id).grant(grant);
             events::insert(&mut tx, &event).await?;
         }
+        coherence::tell(&mut tx, &Stale::Providers, now).await?;
         tx.commit().await?;
         Ok(if certain { Blame::Misconfigured } else { Blame::First })
     }
@@ -74,7 +76,7 @@ impl Store {
     /// Takes the one try of refused credentials that may be made now; the next one is due at `next`. False if the
     /// provider is not misconfigured, or somebody else has taken it.
     pub async fn claim_probe(&self, id: ProviderId, now: Timestamp, next: Timestamp) -> Result<bool, StoreError> {
-        Ok(self.db.execute(&CLAIM_PROBE, args![id, now, next]).await? == 1)
+        self.change_provider(&CLAIM_PROBE, args![id, now, next], now).await
     }
 
     /// The provider took our credentials: nothing is held against them any more. True, and an event, if it was
@@ -84,9 +86,10 @@ impl Store {
         let cured = tx.execute(&CURE, args![id]).await? == 1;
         if cured {
             events::insert(&mut tx, &Event::of_provider(EventKind::ProviderRecovered, now, id)).await?;
-        } else {
-            tx.execute(&FORGIVE, args![id]).await?;
+        } else if tx.execute(&FORGIVE, args![id]).await? == 0 {
+            return Ok(false);
         }
+        coherence::tell(&mut tx, &Stale::Providers, now).await?;
         tx.commit().await?;
         Ok(cured)
     }

@@ -6,7 +6,26 @@ use super::events;
 use super::sql::{args, statements};
 use crate::clock::Timestamp;
 use crate::domain::event::{Event, EventKind};
+use crate::domain::grant::GrantState;
 use crate::domain::ids::ProviderId;
+use crate::domain::provider::Slug;
+
+/// How one provider's grants stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Census {
+    /// The provider.
+    pub provider: ProviderId,
+    /// Its name.
+    pub slug: Slug,
+    /// How many the sweep would claim now.
+    pub due: u32,
+    /// Since when the longest of them waits.
+    pub oldest_due: Option<Timestamp>,
+    /// How many the sweep will claim soon.
+    pub due_soon: u32,
+    /// When the first access token ends, among those that are refreshed ahead.
+    pub first_end: Option<Timestamp>,
+}
 
 statements! {
     WARN {
@@ -19,9 +38,19 @@ statements! {
          WHERE provider_id = $1 AND is_current AND state = 'active' AND sweep_at > $2 AND attempts > 0
             AND lease_until IS NULL AND (retry_not_before IS NULL OR retry_not_before <= $2)"
     }
-    DUE_BETWEEN {
-        "SELECT COUNT(*) AS due FROM grants WHERE provider_id = $1 AND is_current AND sweep_at > $2 AND sweep_at <= $3"
+    // Bounded looks at an index: a provider may have a million grants.
+    CENSUS {
+        "SELECT p.id, p.slug,
+            (SELECT COUNT(*) FROM grants WHERE provider_id = p.id AND is_current AND sweep_at <= $1) AS due,
+            (SELECT MIN(sweep_at) FROM grants WHERE provider_id = p.id AND is_current AND sweep_at <= $1) AS oldest_due,
+            (SELECT COUNT(*) FROM (SELECT 1 AS one FROM grants WHERE provider_id = p.id AND is_current AND sweep_at > $1
+                AND sweep_at <= $2 LIMIT 1000000) AS soon) AS due_soon,
+            (SELECT MIN(expires_at) FROM (SELECT issued_at + lifetime AS expires_at FROM grants WHERE provider_id = p.id
+                AND is_current AND sweep_at IS NOT NULL ORDER BY sweep_at LIMIT 1000) AS next) AS first_end
+         FROM providers p WHERE p.deleted_at IS NULL"
     }
+    BY_STATE { "SELECT state, COUNT(*) AS grants FROM grants WHERE is_current GROUP BY state" }
+    COUNT_IN_DOUBT { "SELECT COUNT(*) AS grants FROM grants WHERE is_current AND lease_until <= $1" }
 }
 
 impl Store {
@@ -48,10 +77,35 @@ impl Store {
         self.db.execute(&PULL_FORWARD, args![provider, now]).await
     }
 
-    /// How many of a provider's grants the sweep will claim between these times.
-    pub async fn due_between(&self, provider: ProviderId, from: Timestamp, to: Timestamp) -> Result<u32, StoreError> {
-        let row = self.db.one(&DUE_BETWEEN, args![provider, from, to]).await?;
-        let count: i64 = row.map_or(Ok(0), |row| row.get("due"))?;
+    /// How each provider's grants stand at `now`; what is due until `soon` counts as due soon.
+    pub async fn census(&self, now: Timestamp, soon: Timestamp) -> Result<Vec<Census>, StoreError> {
+        let census = |row: &super::sql::Row| {
+            let cells = row.of("providers", "", "id")?;
+            Ok(Census {
+                provider: cells.parse("id")?,
+                slug: cells.read("slug", |slug| Slug::parse(slug).ok())?,
+                due: cells.count("due")?,
+                oldest_due: cells.time_opt("oldest_due")?,
+                due_soon: cells.count("due_soon")?,
+                first_end: cells.time_opt("first_end")?,
+            })
+        };
+        self.db.all(&CENSUS, args![now, soon]).await?.iter().map(census).collect()
+    }
+
+    /// How many current grants there are in each state.
+    pub async fn grants_by_state(&self) -> Result<Vec<(GrantState, u32)>, StoreError> {
+        let count = |row: &super::sql::Row| {
+            let cells = row.of("grants", "", "state")?;
+            Ok((cells.read("state", GrantState::parse)?, cells.count("grants")?))
+        };
+        self.db.all(&BY_STATE, &[]).await?.iter().map(count).collect()
+    }
+
+    /// How many current grants are in doubt.
+    pub async fn count_in_doubt(&self, now: Timestamp) -> Result<u32, StoreError> {
+        let row = self.db.one(&COUNT_IN_DOUBT, args![now]).await?;
+        let count: i64 = row.map_or(Ok(0), |row| row.get("grants"))?;
         Ok(u32::try_from(count).unwrap_or(u32::MAX))
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{Counter, Gauge, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// Counter: answered requests, by `method` (`WalletService/GetAccessToken`) and `code` (`OK`, `NOT_FOUND`, …).
@@ -26,6 +26,21 @@ pub const ROTATION_OUTCOME_LOST: &str = "token_wallet_rotation_outcome_lost_tota
 
 /// Counter: how often a provider refused so many grants at once that none was ended for a while, by `provider`.
 pub const VERDICTS_FROZEN: &str = "token_wallet_verdicts_frozen_total";
+/// Gauge: current grants, by `state`.
+pub const GRANTS: &str = "token_wallet_grants";
+
+/// Gauge: current grants with a refresh whose outcome is not known.
+pub const GRANTS_IN_DOUBT: &str = "token_wallet_grants_in_doubt";
+
+/// Gauge: grants to be refreshed now, by `provider`.
+pub const DUE: &str = "token_wallet_due_grants";
+
+/// Gauge: seconds that the longest of them waits, by `provider`.
+pub const OLDEST_DUE_SECONDS: &str = "token_wallet_oldest_due_seconds";
+
+/// Gauge: seconds until the first token ends that is refreshed ahead, by `provider`; 0 if one has ended.
+pub const SMALLEST_LIFE_SECONDS: &str = "token_wallet_smallest_remaining_life_seconds";
+
 /// Gauge: 1 while a `provider` (slug) fails and is sent nothing but probes, by this replica's breaker.
 pub const BREAKER_OPEN: &str = "token_wallet_breaker_open";
 
@@ -62,6 +77,22 @@ const BATCH_BUCKETS: [f64; 7] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0];
 /// Upper bounds in seconds: a hot get takes microseconds, a refresh waits for a provider.
 const REQUEST_BUCKETS: [f64; 12] = [0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
 
+/// Counter: statements sent to the store, by `statement`.
+pub const STATEMENTS: &str = "token_wallet_store_statements_total";
+
+/// Counters: look-ups in memory that found something, and that did not, by `shelf` (`tokens`, `providers`, `api_keys`).
+pub const CACHE_HITS: &str = "token_wallet_cache_hits_total";
+/// See [`CACHE_HITS`].
+pub const CACHE_MISSES: &str = "token_wallet_cache_misses_total";
+
+/// Counter: changes that made something in memory stale, by `shelf`.
+pub const CACHE_DROPS: &str = "token_wallet_cache_drops_total";
+
+/// Gauges: what is held in memory, by `shelf`.
+pub const CACHE_BYTES: &str = "token_wallet_cache_bytes";
+/// See [`CACHE_BYTES`].
+pub const CACHE_ENTRIES: &str = "token_wallet_cache_entries";
+
 static RECORDER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 
 /// Begins to count, once in a process; further calls change nothing.
@@ -87,6 +118,11 @@ pub fn install() {
             "Grants ended because a new refresh token was lost on its way, by provider"
         );
         describe_counter!(VERDICTS_FROZEN, "Waves of refusals that ended no grant, by provider");
+        describe_gauge!(GRANTS, "Current grants, by state");
+        describe_gauge!(GRANTS_IN_DOUBT, "Current grants with a refresh whose outcome is not known");
+        describe_gauge!(DUE, "Grants to be refreshed now, by provider");
+        describe_gauge!(OLDEST_DUE_SECONDS, Unit::Seconds, "Seconds that the longest due grant waits, by provider");
+        describe_gauge!(SMALLEST_LIFE_SECONDS, Unit::Seconds, "Seconds until the first token ends, by provider");
         describe_gauge!(BREAKER_OPEN, "1 while a provider fails and is sent nothing but probes");
         describe_gauge!(PROVIDER_PAUSED, "1 while a provider has asked to be sent nothing");
         describe_gauge!(PROVIDER_MISCONFIGURED, "1 while a provider refuses our client credentials");
@@ -96,6 +132,12 @@ pub fn install() {
         describe_counter!(SPOOL_APPENDS, "Answers spooled");
         describe_counter!(SPOOL_FAILURES, "Answers that could not be spooled");
         describe_counter!(SPOOL_UNREADABLE, "Answers in the spool that could not be read");
+        describe_counter!(STATEMENTS, "Statements sent to the store");
+        describe_counter!(CACHE_HITS, "Look-ups in memory that found something");
+        describe_counter!(CACHE_MISSES, "Look-ups in memory that had to go to the store");
+        describe_counter!(CACHE_DROPS, "Changes that made something in memory stale");
+        describe_gauge!(CACHE_BYTES, Unit::Bytes, "Bytes held in memory of the store");
+        describe_gauge!(CACHE_ENTRIES, "Entries held in memory of the store");
         Some(handle)
     });
 }
@@ -121,6 +163,25 @@ pub fn refresh(provider: &str, outcome: &'static str) {
 /// Counts an ended run of a job.
 pub fn job_run(job: &'static str, outcome: &'static str) {
     counter!(JOB_RUNS, "job" => job, "outcome" => outcome).increment(1);
+}
+
+/// Says how many current grants are in a state.
+pub fn grants(state: &'static str, count: u32) {
+    gauge!(GRANTS, "state" => state).set(f64::from(count));
+}
+
+/// Says how many current grants are in doubt.
+pub fn grants_in_doubt(count: u32) {
+    gauge!(GRANTS_IN_DOUBT).set(f64::from(count));
+}
+
+/// Says what waits at a provider, for how long, and how soon the first token ends; `None`: none is refreshed ahead.
+pub fn backlog(provider: &str, due: u32, oldest: Duration, smallest_life: Option<Duration>) {
+    gauge!(DUE, "provider" => provider.to_owned()).set(f64::from(due));
+    gauge!(OLDEST_DUE_SECONDS, "provider" => provider.to_owned()).set(oldest.as_secs_f64());
+    if let Some(life) = smallest_life {
+        gauge!(SMALLEST_LIFE_SECONDS, "provider" => provider.to_owned()).set(life.as_secs_f64());
+    }
 }
 
 /// Counts a refresh that was not answered.
@@ -180,6 +241,36 @@ pub fn spool_unreadable(answers: usize) {
 /// A count as metrics have it. It is never so large that a digit is lost.
 fn lossy(count: usize) -> f64 {
     f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+/// Counts a statement sent to the store.
+pub fn statement(name: &'static str) {
+    counter!(STATEMENTS, "statement" => name).increment(1);
+}
+
+/// What is counted of a part of memory.
+pub struct Shelf {
+    /// [`CACHE_HITS`].
+    pub hits: Counter,
+    /// [`CACHE_MISSES`].
+    pub misses: Counter,
+    /// [`CACHE_DROPS`].
+    pub drops: Counter,
+    /// [`CACHE_BYTES`].
+    pub bytes: Gauge,
+    /// [`CACHE_ENTRIES`].
+    pub entries: Gauge,
+}
+
+/// The counts of the part of memory called `shelf`: looked up once, since every call counts.
+pub fn shelf(shelf: &'static str) -> Shelf {
+    Shelf {
+        hits: counter!(CACHE_HITS, "shelf" => shelf),
+        misses: counter!(CACHE_MISSES, "shelf" => shelf),
+        drops: counter!(CACHE_DROPS, "shelf" => shelf),
+        bytes: gauge!(CACHE_BYTES, "shelf" => shelf),
+        entries: gauge!(CACHE_ENTRIES, "shelf" => shelf),
+    }
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use crate::domain::provider::TokenAnswer;
 use crate::domain::spool::{Entry, ExchangeAnswer, RefreshAnswer};
 use crate::failpoint::failpoint;
 use crate::providers::Provider;
-use crate::store::{Engine, GrantChange, Outcome, Recorded, Store, StoreError};
+use crate::store::{Engine, GrantChange, Outcome, Recorded, Stale, Store, StoreError};
 use crate::telemetry::metrics;
 use crate::vault::{Sealed, VaultError};
 
@@ -188,7 +188,8 @@ impl Wallet {
                     // Without a flight of its own it is another answer's of this grant.
                     let (_, flight) = inner.flights.board(answer.grant);
                     self.0.tasks.spawn(async move {
-                        let landing = inner.store_refresh(answer, Some(slip), flight.as_ref()).await;
+                        // Announced, if perhaps in vain: its provider is not known here.
+                        let landing = inner.store_refresh(answer, true, Some(slip), flight.as_ref()).await;
                         if let Some(flight) = flight {
                             flight.land(landing);
                         }
@@ -255,12 +256,19 @@ impl Inner {
             keep_alive_at: freshness.keep_alive_at,
             answer,
         };
-        self.store_refresh(answer, None, Some(flight)).await
+        self.store_refresh(answer, provider.entry.refresh_kills_access_token, None, Some(flight)).await
     }
 
-    async fn store_refresh(&self, answer: RefreshAnswer, slip: Option<Slip>, flight: Option<&Flight>) -> Landing {
-        let (grant, fence) = (answer.grant, answer.fence);
-        let change = match self.change_of(&answer) {
+    /// With `kills` the other replicas are told that the access token before this one is good for nothing any more.
+    async fn store_refresh(
+        &self,
+        answer: RefreshAnswer,
+        kills: bool,
+        slip: Option<Slip>,
+        flight: Option<&Flight>,
+    ) -> Landing {
+        let (grant, fence, provider, user) = (answer.grant, answer.fence, answer.provider, answer.user.clone());
+        let change = match self.change_of(&answer, kills) {
             Ok(change) => change,
             Err(error) => {
                 tracing::error!(%grant, %error, "could not seal a refreshed token");
@@ -295,6 +303,8 @@ impl Inner {
         match stored {
             Ok(recorded) => {
                 failpoint!("refresh.committed");
+                // Memory first: until it has the token, what is pending lies over it.
+                self.renew(&user, provider).await;
                 answers.pending.remove(grant, fence);
                 if let Some(slip) = slip {
                     slip.done();
@@ -313,11 +323,12 @@ impl Inner {
     }
 
     /// The change that stores a refresh's answer.
-    fn change_of(&self, refresh: &RefreshAnswer) -> Result<GrantChange, VaultError> {
+    fn change_of(&self, refresh: &RefreshAnswer, kills: bool) -> Result<GrantChange, VaultError> {
         let RefreshAnswer { grant, account, user, provider, fence, sent_at, due_at, keep_alive_at, answer } = refresh;
         let ids = Ids::new(*grant, *account, user, *provider);
         let refresh_token = answer.refresh_token.as_ref();
-        let event = Event::new(EventKind::AccountRecovered, self.clock.now(), user.clone(), *provider);
+        let at = self.clock.now();
+        let event = Event::new(EventKind::AccountRecovered, at, user.clone(), *provider);
         Ok(GrantChange {
             grant: *grant,
             account: *account,
@@ -335,7 +346,9 @@ impl Inner {
                     keep_alive_at: *keep_alive_at,
                 },
             },
+            announce: kills.then(|| Stale::of(&event)),
             event: Some(event.account(*account).grant(*grant)),
+            at,
         })
     }
 

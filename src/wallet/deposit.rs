@@ -13,7 +13,7 @@ use crate::domain::secret::{AuthorizationCode, PkceVerifier};
 use crate::domain::spool::ExchangeAnswer;
 use crate::failpoint::failpoint;
 use crate::providers::{Entry, Permit, Provider};
-use crate::store::{ClaimedFlow, Deposit, Deposited, NewGrant};
+use crate::store::{ClaimedFlow, Deposit, Deposited, NewGrant, Stale};
 use crate::vault::Owner;
 
 /// How often a deposit looks again when somebody else linked or unlinked the same account in between.
@@ -83,9 +83,15 @@ impl Wallet {
                 None => (AccountId::new(self.0.clock.now()), false),
             };
             let deposit = self.deposit_of(entry, flow, answer, profile, sent_at, (account, existing))?;
-            match self.0.store.deposit(&deposit).await? {
+            let stale = Stale::Account { provider: flow.provider, user: flow.user.clone() };
+            let store = self.0.store.clone();
+            match self.0.cache.change(stale, async move { store.deposit(&deposit).await }).await? {
                 Deposited::Done => {
                     failpoint!("link.committed");
+                    if existing {
+                        // Its old token may be revoked next.
+                        self.0.cache.settled().await;
+                    }
                     return Ok(Outcome { account, created: !existing });
                 }
                 Deposited::Changed => {}

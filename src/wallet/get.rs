@@ -1,15 +1,17 @@
 //! Gets: `(user, provider)` in, a fresh access token out.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::flights::Landing;
+use super::memory::stale;
 use super::refresh::Errand;
 use super::{Ids, Inner, Wallet};
 use crate::access::permit::{Permit, ReadToken};
 use crate::clock::Timestamp;
 use crate::domain::error::Failure;
-use crate::domain::grant::{Need, Refusal, Serve};
+use crate::domain::grant::{Grant, Need, Refusal, Serve};
 use crate::domain::ids::AccountId;
 use crate::domain::policy;
 use crate::domain::scopes::Scopes;
@@ -59,10 +61,12 @@ impl Wallet {
         let mut refreshed = false;
         let mut look_again = FIRST_LOOK;
         loop {
-            let mut holdings = self.0.store.holdings(user, provider.id).await?;
+            if let Some(handout) = self.hot_get(user, provider.id, request) {
+                return Ok(handout);
+            }
+            let holding = choose(&self.0.holdings(user, provider.id).await?, request.account)?;
             let now = self.0.clock.now();
-            self.0.answers.pending.lay_over(&mut holdings, now);
-            let holding = choose(holdings, request.account)?;
+            let holding = self.0.answers.pending.lay_over(holding, now);
             let rejected = self.is_rejected(&holding, request).await?;
             let serve = if rejected {
                 holding.grant.serve_rejected(&request.need, now)
@@ -70,15 +74,15 @@ impl Wallet {
                 holding.grant.serve(&request.need, now)
             };
             let (errand, stale_will_do) = match serve {
-                Serve::Now => return self.hand_out(holding).await,
+                Serve::Now => return self.hand_out(&holding).await,
                 Serve::NowThenRefresh => {
                     drop(self.fly(&holding.grant, Errand::Ahead));
-                    return self.hand_out(holding).await;
+                    return self.hand_out(&holding).await;
                 }
                 Serve::Refuse(refusal) => return Err(self.failure(refusal, &provider)),
                 // What the provider issues is already too short for its own margin: above the floor it will do.
                 Serve::AfterRefresh { .. } if refreshed && !rejected && holding.grant.lives(now) => {
-                    return self.hand_out(holding).await;
+                    return self.hand_out(&holding).await;
                 }
                 Serve::AfterRefresh { .. } if refreshed => {
                     return Err(Failure::ProviderUnavailable { retry_after: Duration::from_secs(1) });
@@ -95,7 +99,7 @@ impl Wallet {
                     look_again = (look_again * 2).min(LAST_LOOK);
                 }
                 Landing::Failed(Failure::ProviderUnavailable { .. } | Failure::StoreUnavailable) if stale_will_do => {
-                    return self.hand_out_while_it_lives(holding).await;
+                    return self.hand_out_while_it_lives(&holding).await;
                 }
                 Landing::Failed(failure) => return Err(failure),
             }
@@ -105,52 +109,46 @@ impl Wallet {
     /// Whether the token at hand is the one that the caller reports as rejected.
     async fn is_rejected(&self, holding: &Holding, request: &TokenRequest) -> Result<bool, Failure> {
         let Some(rejected) = &request.rejected else { return Ok(false) };
-        Ok(self.open(holding).await? == *rejected)
+        Ok(self.open(holding).await?.access_token == *rejected)
     }
 
-    async fn open(&self, holding: &Holding) -> Result<AccessToken, Failure> {
-        let grant = &holding.grant;
-        let opened = self.0.vault.open_cell(&holding.access_token, &Ids::of(grant).at(grant.access_generation));
-        if opened.is_err() {
-            self.0.quarantine(grant, "access_token").await;
-        }
-        opened.map_err(|_| Failure::GrantQuarantined)
+    async fn open(&self, holding: &Holding) -> Result<Handout, Failure> {
+        let Some(handout) = self.0.opened(holding) else {
+            self.0.quarantine(&holding.grant, "access_token").await;
+            return Err(Failure::GrantQuarantined);
+        };
+        Ok(handout)
     }
 
-    async fn hand_out_while_it_lives(&self, holding: Holding) -> Result<Handout, Failure> {
+    async fn hand_out_while_it_lives(&self, holding: &Holding) -> Result<Handout, Failure> {
         if holding.grant.lives(self.0.clock.now()) {
             return self.hand_out(holding).await;
         }
         Err(Failure::ProviderUnavailable { retry_after: Duration::from_secs(5) })
     }
 
-    async fn hand_out(&self, holding: Holding) -> Result<Handout, Failure> {
-        let access_token = self.open(&holding).await?;
-        let Holding { grant, subject, metadata, .. } = holding;
-        self.keep_ahead(&grant);
-        Ok(Handout {
-            access_token,
-            expires_at: grant.freshness.expires_at(),
-            token_type: grant.token_type,
-            scopes: grant.scopes,
-            account: grant.account,
-            subject,
-            metadata,
-        })
+    async fn hand_out(&self, holding: &Holding) -> Result<Handout, Failure> {
+        let handout = self.open(holding).await?;
+        self.keep_ahead(&holding.grant);
+        Ok(handout)
     }
 
     /// Notes that the grant was asked for, so that the sweep refreshes it ahead. Written when a tenth of the span is
     /// used up, not by every get; nobody waits for it.
-    fn keep_ahead(&self, grant: &crate::domain::grant::Grant) {
+    pub(super) fn keep_ahead(&self, grant: &Grant) {
         let span = policy::ahead_for(grant.freshness.lifetime.span(), self.0.ahead_for);
         let now = self.0.clock.now();
         if !grant.refreshable() || grant.ahead_until.since(now) > span.mul_f64(0.9) {
             return;
         }
-        let (inner, id) = (std::sync::Arc::clone(&self.0), grant.id);
+        let until = now.plus(span);
+        // In memory first: the gets until it is written do not write it again.
+        self.0.remember_ahead(grant, until);
+        let (inner, id, stale) = (Arc::clone(&self.0), grant.id, stale(grant));
         self.0.tasks.spawn(async move {
-            if let Err(error) = inner.store.extend_ahead(id, now.plus(span)).await {
+            if let Err(error) = inner.store.extend_ahead(id, until).await {
                 tracing::warn!(grant = %id, %error, "could not note that a grant was asked for");
+                inner.cache.forget(&stale);
             }
         });
     }
@@ -174,27 +172,45 @@ impl Wallet {
 }
 
 impl Inner {
+    /// The holding's token, opened; nothing if it does not open.
+    pub(super) fn opened(&self, holding: &Holding) -> Option<Handout> {
+        let Holding { grant, access_token, subject, metadata, .. } = holding;
+        let ids = Ids::of(grant);
+        Some(Handout {
+            access_token: self.vault.open_cell(access_token, &ids.at(grant.access_generation)).ok()?,
+            expires_at: grant.freshness.expires_at(),
+            token_type: grant.token_type.clone(),
+            scopes: grant.scopes.clone(),
+            account: grant.account,
+            subject: subject.clone(),
+            metadata: metadata.clone(),
+        })
+    }
+
     /// Takes a grant out of use because a cell of it does not open. Nothing is deleted: an operator must look.
-    pub(super) async fn quarantine(&self, grant: &crate::domain::grant::Grant, cell: &str) {
+    pub(super) async fn quarantine(&self, grant: &Grant, cell: &str) {
         use crate::domain::event::{Event, EventKind};
         tracing::error!(grant = %grant.id, account = %grant.account, cell, "a stored token does not open; quarantined its grant");
         let event = Event::new(EventKind::AccountQuarantined, self.clock.now(), grant.user.clone(), grant.provider)
             .account(grant.account)
             .grant(grant.id)
             .because(cell);
-        if let Err(error) = self.store.quarantine(grant.id, grant.account, &event).await {
+        let (store, id, account) = (self.store.clone(), grant.id, grant.account);
+        let change = async move { store.quarantine(id, account, &event).await };
+        if let Err(error) = self.cache.change(stale(grant), change).await {
             tracing::error!(grant = %grant.id, %error, "could not quarantine a grant");
         }
     }
 }
 
 /// Which of the user's accounts: the given one; else the default; else the only one. Never another.
-fn choose(holdings: Vec<Holding>, account: Option<AccountId>) -> Result<Holding, Failure> {
+pub(super) fn choose(holdings: &[Arc<Holding>], account: Option<AccountId>) -> Result<Arc<Holding>, Failure> {
+    let mut each = holdings.iter().cloned();
     if let Some(account) = account {
-        return holdings.into_iter().find(|holding| holding.grant.account == account).ok_or(Failure::AccountNotFound);
+        return each.find(|holding| holding.grant.account == account).ok_or(Failure::AccountNotFound);
     }
     let several = holdings.len() > 1;
-    let mut found = holdings.into_iter().filter(|holding| !several || holding.is_default);
+    let mut found = each.filter(|holding| !several || holding.is_default);
     match found.next() {
         Some(holding) => Ok(holding),
         None if several => Err(Failure::DefaultAccountUnset),

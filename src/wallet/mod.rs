@@ -1,10 +1,12 @@
 //! Grants: deposit, get, refresh, sweep, withdraw.
 
 mod answers;
+mod census;
 mod deposit;
 mod flights;
 mod get;
 mod ledger;
+mod memory;
 mod pending;
 mod probe;
 mod recover;
@@ -18,8 +20,10 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
+use crate::cache::Cache;
 use crate::clock::{Clock, Timestamp};
 use crate::domain::error::Failure;
 use crate::domain::event::Event;
@@ -28,7 +32,7 @@ use crate::domain::grant::Grant;
 use crate::domain::ids::{AccountId, GrantId, ProviderId, ReplicaId};
 use crate::domain::user::UserId;
 use crate::providers::Registry;
-use crate::store::Store;
+use crate::store::{Stale, Store, StoreError};
 use crate::vault::random::spread;
 use crate::vault::{Owner, Vault};
 
@@ -37,6 +41,7 @@ pub use get::{Handout, TokenRequest};
 
 use answers::Answers;
 use flights::Flights;
+use memory::Memory;
 use replica::Pulse;
 use spool::Spool;
 
@@ -46,6 +51,8 @@ pub struct Wallet(Arc<Inner>);
 
 struct Inner {
     store: Store,
+    cache: Cache,
+    memory: Memory,
     vault: Arc<Vault>,
     registry: Arc<Registry>,
     clock: Clock,
@@ -64,13 +71,17 @@ struct Inner {
     pulse: Mutex<Pulse>,
     /// Work that goes on when its callers leave.
     tasks: TaskTracker,
+    /// Sweeps and refreshes, which are part of it. Closed from the beginning, so that it can be waited for.
+    refreshing: TaskTracker,
 }
 
 /// What a wallet stands on.
 pub struct Parts {
     /// The store.
     pub store: Store,
-    /// Seals tokens.
+    /// What of it may be kept in memory.
+    pub cache: Cache,
+    /// Seals and opens tokens.
     pub vault: Arc<Vault>,
     /// The configured providers.
     pub registry: Arc<Registry>,
@@ -89,12 +100,16 @@ pub struct Parts {
 impl Wallet {
     /// Over its parts.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, vault, registry, clock, spool, ahead_for, serve_during_store_outage, tasks } = parts;
-        let (flights, sweeping, replica) = (Flights::default(), Mutex::default(), spool.replica());
-        let (started_at, pulse) = (clock.now(), Mutex::default());
+        let Parts { store, cache, vault, registry, clock, spool, ahead_for, serve_during_store_outage, tasks } = parts;
+        let (memory, flights, sweeping) = (memory::memory(&cache), Flights::default(), Mutex::default());
+        let (replica, started_at, pulse) = (spool.replica(), clock.now(), Mutex::default());
         let answers = Answers::new(&store, spool, serve_during_store_outage);
+        let refreshing = TaskTracker::new();
+        refreshing.close();
         Self(Arc::new(Inner {
             store,
+            cache,
+            memory,
             vault,
             registry,
             clock,
@@ -106,17 +121,37 @@ impl Wallet {
             started_at,
             pulse,
             tasks,
+            refreshing,
         }))
     }
 
-    /// Takes an account's grant out of use: no get that starts later serves it. False if the account is unlinked
-    /// already. `event` is written with the change.
-    pub async fn withdraw(&self, account: AccountId, event: &Event) -> Result<bool, Failure> {
-        Ok(self.0.store.unlink(account, event, self.0.clock.now()).await?)
+    /// Runs each of the wallet's jobs once, whatever the timetable says, and waits until nothing is being refreshed.
+    pub async fn turn(&self) -> Result<(), StoreError> {
+        self.beat().await?;
+        self.sweep().await?;
+        self.recover().await?;
+        self.warn_of_ends().await?;
+        self.0.refreshing.wait().await;
+        Ok(())
+    }
+
+    /// Takes an account's grant out of use: no get that starts after this has returned serves it, on any replica.
+    /// False if the account is unlinked already. `event` is written with the change.
+    pub async fn withdraw(&self, account: AccountId, event: Event) -> Result<bool, Failure> {
+        let (store, now, stale) = (self.0.store.clone(), self.0.clock.now(), Stale::of(&event));
+        let unlinked = self.0.cache.change(stale, async move { store.unlink(account, &event, now).await }).await?;
+        // Also if it was done before: perhaps a moment ago, and its caller still waits.
+        self.0.cache.settled().await;
+        Ok(unlinked)
     }
 }
 
 impl Inner {
+    /// Refreshes, or sweeps for what is to be refreshed, whoever waits for it.
+    fn refreshing<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        self.tasks.spawn(self.refreshing.track_future(work))
+    }
+
     fn sweeping(&self) -> std::sync::MutexGuard<'_, HashSet<ProviderId>> {
         // The set is whole between any two statements, so a panic elsewhere leaves nothing half done.
         self.sweeping.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,7 +1,7 @@
 //! Refreshed tokens that are in the spool and not in the store yet, laid over what the store says.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Timestamp;
 use crate::domain::grant::{Grant, GrantState};
@@ -35,18 +35,16 @@ impl Pending {
         }
     }
 
-    /// Lays what is newer than the store over what was read of it.
-    pub(super) fn lay_over(&self, holdings: &mut [Holding], now: Timestamp) {
+    /// Lays what is newer than the store over what was read of it, now or before.
+    pub(super) fn lay_over(&self, mut holding: Arc<Holding>, now: Timestamp) -> Arc<Holding> {
         let pending = self.lock();
-        if pending.is_empty() {
-            return;
+        if let Some(Spooled { change, until }) = pending.get(&holding.grant.id)
+            && until.is_none_or(|until| now < until)
+            && holding.grant.committed_fence < change.fence
+        {
+            lay(Arc::make_mut(&mut holding), change);
         }
-        for holding in holdings {
-            let Some(Spooled { change, until }) = pending.get(&holding.grant.id) else { continue };
-            if until.is_none_or(|until| now < until) && holding.grant.committed_fence < change.fence {
-                lay(holding, change);
-            }
-        }
+        holding
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<GrantId, Spooled>> {

@@ -1,6 +1,7 @@
 //! A token that cannot be refreshed was reported as rejected: its provider is asked whether it lives.
 
 use super::flights::Landing;
+use super::verdict::change;
 use super::{Ids, Inner};
 use crate::domain::error::Failure;
 use crate::domain::grant::{Grant, GrantState};
@@ -8,7 +9,7 @@ use crate::domain::policy;
 use crate::domain::provider::Verdict;
 use crate::domain::secret::AccessToken;
 use crate::providers::{Permit, Provider};
-use crate::store::{GrantChange, Outcome};
+use crate::store::Outcome;
 
 impl Inner {
     /// Reads the profile with the claimed grant's access token. Two refusals, a minute apart, end the grant.
@@ -39,11 +40,8 @@ impl Inner {
                     retry_not_before: Some(now.plus(retry_after)),
                     reason: None,
                     committed_fence: grant.committed_fence,
-                    at: now,
                 };
-                let change =
-                    GrantChange { grant: grant.id, account: grant.account, fence: grant.fence, outcome, event: None };
-                self.store.record(&change).await?;
+                self.store.record(&change(grant, outcome, None, now)).await?;
                 Failure::AccessTokenRejected { retry_after }
             }
         };

@@ -6,7 +6,7 @@ use super::flights::Landing;
 use super::refresh::Errand;
 use super::{Inner, Wallet};
 use crate::clock::Timestamp;
-use crate::domain::doubt::{self, Doubt, Sender};
+use crate::domain::doubt::{self, Doubt, Recovery, Sender};
 use crate::domain::error::Failure;
 use crate::domain::grant::{Grant, Lease};
 use crate::providers::Provider;
@@ -34,27 +34,34 @@ impl Wallet {
 }
 
 impl Inner {
-    /// What the lease of a judged grant says: `None` if the grant may be claimed.
+    /// What the lease of a judged grant says: how the grant may be claimed, or what its flight comes to.
     pub(super) async fn doubt(
         &self,
         provider: &Provider,
         judged: &Grant,
         errand: Errand,
-    ) -> Result<Option<Landing>, Failure> {
+    ) -> Result<Result<Option<Recovery>, Landing>, Failure> {
         let now = self.clock.now();
-        let Some(lease) = judged.lease else { return Ok(None) };
+        let Some(lease) = judged.lease else { return Ok(Ok(None)) };
+        let wait = |until: Timestamp| Landing::Failed(Failure::ProviderUnavailable { retry_after: until.since(now) });
         if lease.until > now {
-            // Of another replica, or this one's own that is being given back.
-            return Ok(Some(Landing::Elsewhere));
+            // This replica's own, which it does not fly: of a former life, whose request may still be at the provider.
+            let own = lease.owner == self.replica;
+            return Ok(Err(if own { wait(lease.until) } else { Landing::Elsewhere }));
+        }
+        let due = judged.freshness.due_at.is_some_and(|due| due <= now);
+        if errand == Errand::Ahead && !due {
+            // An older answer came in late: there is nothing to recover for now.
+            return Ok(Err(Landing::Elsewhere));
         }
         let sender = self.sender(lease).await?;
         let rejected = matches!(errand, Errand::Rejected | Errand::Probe);
         match self.wait_for_the_store(sender, doubt::judge(judged, provider.entry.reuse(), sender, rejected, now), now)
         {
-            Doubt::SendAgain => Ok(None),
+            Doubt::SendAgain(recovery) => Ok(Ok(Some(recovery))),
             Doubt::WaitUntil(at) => {
                 self.store.postpone_doubt(judged, at, now).await?;
-                Ok(Some(Landing::Failed(Failure::ProviderUnavailable { retry_after: at.since(now) })))
+                Ok(Err(wait(at)))
             }
         }
     }
@@ -71,7 +78,7 @@ impl Inner {
     fn wait_for_the_store(&self, sender: Sender, doubt: Doubt, now: Timestamp) -> Doubt {
         let settled_at = self.pulse().reachable_since.map_or(now, |since| since).plus(SETTLED);
         match (sender, doubt) {
-            (Sender::LastHeard(_), Doubt::SendAgain) if settled_at > now => Doubt::WaitUntil(settled_at),
+            (Sender::LastHeard(_), Doubt::SendAgain(_)) if settled_at > now => Doubt::WaitUntil(settled_at),
             _ => doubt,
         }
     }

@@ -43,9 +43,16 @@ impl Wallet {
         let (passenger, flight) = self.0.flights.board(judged.id);
         if let Some(flight) = flight {
             let (inner, judged) = (Arc::clone(&self.0), judged.clone());
-            self.0.tasks.spawn(async move {
-                let landing = inner.run(&flight, &judged, errand).await;
-                flight.land(landing.unwrap_or_else(Landing::Failed));
+            self.0.refreshing(async move {
+                let landing = match inner.run(&flight, &judged, errand).await {
+                    Ok(landing) => {
+                        inner.forget_unless_refreshed(&judged, &landing);
+                        landing
+                    }
+                    // Nothing was done to the grant.
+                    Err(failure) => Landing::Failed(failure),
+                };
+                flight.land(landing);
             });
         }
         passenger
@@ -56,7 +63,7 @@ impl Inner {
     /// Claims the grant, unless it has changed since it was judged, and redeems its refresh token.
     async fn run(&self, flight: &Flight, judged: &Grant, errand: Errand) -> Result<Landing, Failure> {
         let provider = self.registry.by_id(judged.provider).await?;
-        if let Some(landing) = self.doubt(&provider, judged, errand).await? {
+        if let Err(landing) = self.doubt(&provider, judged, errand).await? {
             return Ok(landing);
         }
         let urgency = if errand == Errand::Ahead { Urgency::Background } else { Urgency::Waiting };
@@ -64,7 +71,13 @@ impl Inner {
         if self.tasks.is_closed() {
             return Err(Failure::ProviderUnavailable { retry_after: STOPPING });
         }
+        // Again: waiting for the permit may have outlasted a grace.
+        let recovery = match self.doubt(&provider, judged, errand).await? {
+            Ok(recovery) => recovery,
+            Err(landing) => return Ok(landing),
+        };
         failpoint!("refresh.claiming");
+        let claiming_at = self.clock.boot();
         let now = self.clock.now();
         let until = now.plus(policy::LEASE);
         if errand == Errand::Probe {
@@ -75,18 +88,26 @@ impl Inner {
             };
         }
         let harmless = provider.entry.reuse() == Reuse::Harmless;
-        match self.store.claim(judged, harmless, self.replica, now, until).await? {
-            Some(claim) => Ok(self.redeem(flight, &provider, claim, permit).await),
+        match self.store.claim(judged, recovery, harmless, self.replica, now, until).await? {
+            Some(claim) => Ok(self.redeem(flight, &provider, claim, claiming_at, permit).await),
             None => Ok(Landing::Elsewhere),
         }
     }
 
     /// Redeems what a sweep has claimed. A flight of this process outranks the claim, however long it takes: it may have
     /// sent the token and not have stored the answer yet. The claim is kept until it has landed, then given back.
-    pub(super) async fn redeem_claimed(&self, provider: &Provider, claim: Claim, permit: Permit) {
+    pub(super) async fn redeem_claimed(
+        &self,
+        provider: &Provider,
+        claim: Claim,
+        claiming_at: Duration,
+        permit: Permit,
+    ) {
         let (passenger, flight) = self.flights.board(claim.grant.id);
         if let Some(flight) = flight {
-            let landing = self.redeem(&flight, provider, claim, permit).await;
+            let grant = claim.grant.clone();
+            let landing = self.redeem(&flight, provider, claim, claiming_at, permit).await;
+            self.forget_unless_refreshed(&grant, &landing);
             flight.land(landing);
             return;
         }
@@ -97,31 +118,41 @@ impl Inner {
     }
 
     /// Spends the claimed refresh token and stores what comes of it. Where the provider refuses one of our client
-    /// secrets the next is tried, each under a claim of its own.
-    async fn redeem(&self, flight: &Flight, provider: &Provider, claim: Claim, permit: Permit) -> Landing {
+    /// secrets the next is tried, each under a claim of its own. `claiming_at`: the boot clock before the claim.
+    async fn redeem(
+        &self,
+        flight: &Flight,
+        provider: &Provider,
+        claim: Claim,
+        claiming_at: Duration,
+        permit: Permit,
+    ) -> Landing {
         failpoint!("refresh.claimed");
-        let (mut grant, mut claimed_at) = (claim.grant, self.clock.boot());
+        let (mut grant, mut claiming_at) = (claim.grant, claiming_at);
         let generation = grant.refresh_generation.unwrap_or_default();
         let opened = self.vault.open_cell::<RefreshToken>(&claim.refresh_token, &Ids::of(&grant).at(generation));
         let Ok(token) = opened else {
             self.quarantine(&grant, "refresh_token").await;
             return Landing::Failed(Failure::GrantQuarantined);
         };
+        // What is sent again in a grace is not sent after it; how much of it is left is not worth knowing.
+        let within_a_grace = grant.doubted_fence.is_some() && matches!(provider.entry.reuse(), Reuse::Grace(_));
         let mut secrets = provider.secrets_in_order();
         let mut secret = secrets.next();
         let (result, sent_at) = loop {
-            if self.clock.boot().saturating_sub(claimed_at) > LATEST_SEND {
+            if self.clock.boot().saturating_sub(claiming_at) > LATEST_SEND {
                 return self.give_back(&grant).await;
             }
             let sent_at = self.clock.now();
             failpoint!("refresh.sent");
             let result = provider.refresh(&token, secret).await;
-            let refused = matches!(result, Err(Verdict::Misconfigured(_)));
+            let refused = matches!(result, Err(Verdict::Misconfigured(_))) && !within_a_grace;
             let Some(next) = refused.then(|| secrets.next()).flatten() else { break (result, sent_at) };
-            let (now, fence) = (self.clock.now(), grant.fence);
-            match self.store.renew_claim(grant.id, fence, self.replica, now, now.plus(policy::LEASE)).await {
-                Ok(Some(renewed)) => (grant, claimed_at, secret) = (renewed.grant, self.clock.boot(), Some(next)),
-                Ok(None) => return Landing::Elsewhere,
+            (secret, claiming_at) = (Some(next), self.clock.boot());
+            let now = self.clock.now();
+            match self.store.renew_claim(&grant, self.replica, now, now.plus(policy::LEASE)).await {
+                Ok(Some(renewed)) => grant = renewed.grant,
+                Ok(None) => return self.give_back(&grant).await,
                 Err(_) => break (result, sent_at),
             }
         };

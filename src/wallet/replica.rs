@@ -25,12 +25,12 @@ pub(super) struct Pulse {
     /// Refreshes that the other replicas attempted in the last minute.
     elsewhere: BTreeMap<ProviderId, u32>,
     /// How crowded each provider's next hour is, 0 to 1.
-    loads: BTreeMap<ProviderId, f64>,
+    pub(super) loads: BTreeMap<ProviderId, f64>,
 }
 
 impl Wallet {
-    /// Before anything is claimed: what a former life of this replica left is in doubt, and a clock that was set back
-    /// makes every token's age unknown.
+    /// Before anything is claimed. A clock that was set back makes every token's age unknown. Leases of a former life run
+    /// out by themselves: its requests may still be at the provider.
     pub async fn arrive(&self) -> Result<(), StoreError> {
         let (store, now) = (&self.0.store, self.0.clock.now());
         let seen = store.high_water().await?;
@@ -48,7 +48,6 @@ impl Wallet {
                 );
             }
         }
-        store.void_leases(self.0.replica, now).await?;
         self.0.pulse().reachable_since = Some(now);
         self.beat().await
     }

@@ -23,7 +23,7 @@ impl Wallet {
         let mine = due.into_iter().filter(|provider| self.0.sweeping().insert(*provider)).collect::<Vec<_>>();
         Ok(mine
             .into_iter()
-            .map(|provider| self.0.tasks.spawn(Sweep { inner: Arc::clone(&self.0), provider }.run()))
+            .map(|provider| self.0.refreshing(Sweep { inner: Arc::clone(&self.0), provider }.run()))
             .collect())
     }
 }
@@ -47,7 +47,7 @@ impl Sweep {
         inner.store.retire_unwanted(self.provider, inner.clock.now(), RETIRED_AT_ONCE).await?;
         loop {
             // Each time: another grant, or another replica, may have learned that our credentials are refused.
-            let provider = Arc::new(inner.registry.by_id(self.provider).await?);
+            let provider = inner.registry.by_id(self.provider).await?;
             // What is closed now is asked again by the next sweep.
             let Ok(first) = inner.registry.permit(&provider, Urgency::Background).await else { return Ok(()) };
             let mut permits = vec![first];
@@ -57,6 +57,7 @@ impl Sweep {
                 return Ok(());
             }
             failpoint!("refresh.claiming");
+            let claiming_at = inner.clock.boot();
             let now = inner.clock.now();
             let limit = u32::try_from(permits.len()).unwrap_or(u32::MAX);
             let claims =
@@ -66,8 +67,8 @@ impl Sweep {
             }
             for (claim, permit) in claims.into_iter().zip(permits) {
                 let (inner, provider) = (Arc::clone(inner), Arc::clone(&provider));
-                inner.clone().tasks.spawn(async move {
-                    inner.redeem_claimed(&provider, claim, permit).await;
+                inner.clone().refreshing(async move {
+                    inner.redeem_claimed(&provider, claim, claiming_at, permit).await;
                 });
             }
         }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::flights::Landing;
+use super::memory::stale;
 use super::{Inner, spread};
 use crate::clock::Timestamp;
 use crate::domain::doubt::{self, Reuse};
@@ -12,7 +13,7 @@ use crate::domain::event::{Event, EventKind};
 use crate::domain::grant::{Grant, GrantState};
 use crate::domain::provider::Verdict;
 use crate::providers::Provider;
-use crate::store::{GrantChange, Outcome, Recorded};
+use crate::store::{GrantChange, Outcome, Recorded, Stale};
 use crate::telemetry::metrics;
 
 /// Why an account needs a new consent whose refresh token was spent by a request that was never answered.
@@ -34,7 +35,10 @@ impl Inner {
     /// Stores what the provider's refusal or silence means.
     pub(super) async fn note(&self, provider: &Provider, grant: &Grant, verdict: Verdict) -> Landing {
         let (change, failure) = self.verdict(provider, grant, verdict);
-        match self.store.record(&change).await {
+        let recorded = self.store.record(&change).await;
+        // At once, and after an error too: the commit's answer may be all that was lost.
+        self.cache.forget(&stale(grant));
+        match recorded {
             Ok(Recorded::Stored(state)) => {
                 self.after(provider, grant, state).await;
                 let ended = failure == Failure::ReauthorizationRequired && state != GrantState::Dead;
@@ -87,19 +91,19 @@ impl Inner {
         });
         let due_at = grant.refreshable().then_some(due_at);
         let committed_fence = grant.committed_fence;
-        let outcome = Outcome::Verdict { state, due_at, retry_not_before, reason, committed_fence, at: now };
-        (change(grant, outcome, event), failure)
+        let outcome = Outcome::Verdict { state, due_at, retry_not_before, reason, committed_fence };
+        (change(grant, outcome, event, now), failure)
     }
 
     /// The provider may have acted: nobody asks before the lease would have run out, and then only as
     /// [`crate::domain::doubt`] allows.
     fn unanswered(&self, provider: &Provider, grant: &Grant, now: Timestamp) -> (GrantChange, Failure) {
         let lease_end = grant.lease.map_or(now, |lease| lease.until);
-        let due_at = doubt::next_look(grant, provider.entry.reuse(), now);
+        let due_at = doubt::next_look(grant, provider.entry.reuse(), now, spread());
         tracing::warn!(grant = %grant.id, "a refresh was not answered; its outcome is in doubt");
         metrics::in_doubt(provider.slug.as_str());
         let failure = Failure::ProviderUnavailable { retry_after: due_at.since(now) };
-        (change(grant, Outcome::Unanswered { due_at, retry_not_before: lease_end }, None), failure)
+        (change(grant, Outcome::Unanswered { due_at, retry_not_before: lease_end }, None, now), failure)
     }
 
     /// What a stored verdict means beyond its grant.
@@ -121,17 +125,19 @@ impl Inner {
     }
 
     /// Freezes the provider's verdicts if too many of its grants turned suspect at once.
-    async fn freeze_a_wave(&self, provider: &Provider) -> Result<(), crate::store::StoreError> {
+    async fn freeze_a_wave(&self, provider: &Provider) -> Result<(), Failure> {
         let now = self.clock.now();
         let suspected = self.store.suspected(provider.id, now.minus(WAVE)).await?;
         let frozen = provider.standing.frozen_until.is_some_and(|until| until > now);
         if !frozen && suspected < WAVE_AT_LEAST.max(self.attempts_everywhere(provider) / 10) {
             return Ok(());
         }
-        let ended_after = now.minus(PART_OF_WAVE);
-        let back = self.store.freeze_verdicts(provider.id, now.plus(FREEZE), ended_after, now).await?;
-        if !frozen {
-            tracing::error!(provider = %provider.slug, suspected, back, "too many grants are refused at once: none is ended for now");
+        let (store, id, ended_after) = (self.store.clone(), provider.id, now.minus(PART_OF_WAVE));
+        let freeze = async move { store.freeze_verdicts(id, now.plus(FREEZE), ended_after, now).await };
+        let done = self.cache.change(Stale::Providers, freeze).await?;
+        // Not by the row as it was read: several grants notice a wave at once.
+        if done.began {
+            tracing::error!(provider = %provider.slug, suspected, back = done.back, "too many grants are refused at once: none is ended for now");
             metrics::verdicts_frozen(provider.slug.as_str());
         }
         Ok(())
@@ -142,6 +148,9 @@ impl Inner {
     }
 }
 
-fn change(grant: &Grant, outcome: Outcome, event: Option<Event>) -> GrantChange {
-    GrantChange { grant: grant.id, account: grant.account, fence: grant.fence, outcome, event }
+/// The change of a claimed grant that brings no token. One that tells of the account's end is told to all replicas.
+pub(super) fn change(grant: &Grant, outcome: Outcome, event: Option<Event>, at: Timestamp) -> GrantChange {
+    let announce = event.as_ref().map(Stale::of);
+    let (id, account, fence) = (grant.id, grant.account, grant.fence);
+    GrantChange { grant: id, account, fence, outcome, event, announce, at }
 }

@@ -76,7 +76,7 @@ on_both_engines! {
 
     async fn s2_answers_that_the_store_does_not_take_are_spooled_and_stored_when_it_is_back(engine) {
         // As many as the provider's gate lets pass at once.
-        const USERS: usize = 16;
+        const USERS: usize = 13;
         let (harness, users) = linked(USERS, engine).await;
         harness.sandbox.set_faults(answers_held());
         harness.pass(Duration::from_hours(2));
@@ -101,7 +101,7 @@ on_both_engines! {
             }
         }
         outage.end().await;
-        let after = time_until("all are stored", async || database.number(STORED).await == 16).await;
+        let after = time_until("all are stored", async || database.number(STORED).await == i64::try_from(USERS).unwrap()).await;
         say(format_args!("and in the store {after:?} after it was back"));
         assert!(after < STORED_BY, "{after:?}");
         until("the spool is empty", async || spooled(&harness.config.spool_dir) == 0).await;

@@ -2,22 +2,28 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by panicking")]
 #![allow(unreachable_pub, reason = "nothing of a test binary is reachable from outside")]
 
+mod cache;
 mod callers;
 mod cli;
 #[cfg(feature = "failpoints")]
 mod crash;
 mod dev;
 mod durable;
+mod engine;
 mod flows;
 mod instances;
 mod layering;
 mod leak;
+mod lost_answers;
 mod lost_commits;
 mod main_job;
+mod numbers;
 mod ordinary_build;
 mod outbound;
 mod processes;
+mod provider_answers;
 mod provider_changes;
+mod provider_faults;
 mod providers;
 mod readme;
 mod requests;

@@ -7,6 +7,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use token_wallet::access::permit::{ManageProviders, ReadProviders};
 use token_wallet::access::{Access, Caller};
+use token_wallet::cache::Cache;
 use token_wallet::clock::{Clock, Timestamp};
 use token_wallet::domain::error::Failure;
 use token_wallet::domain::ids::InstanceId;
@@ -19,6 +20,7 @@ use token_wallet::providers::{Authorization, CustomEndpoints, NewProvider, Parts
 use token_wallet::sandbox::{self, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Options, Sandbox};
 use token_wallet::store::Store;
 use token_wallet::vault::{RootKey, Vault, random};
+use tokio_util::task::TaskTracker;
 use url::Url;
 
 use crate::support::peer::{Peer, Reply, answer, json};
@@ -40,7 +42,8 @@ impl Scene {
         let now = Timestamp::from_millis(1_800_000_000_000);
         let (instance, clock) = (InstanceId::new(now), Clock::moved(now).0);
         let (vault, _) = Vault::create(&RootKey::generate(), instance, now).unwrap();
-        let access = Access::new(store.clone(), clock.clone(), instance);
+        let cache = Cache::new(store.clone(), clock.clone(), 1 << 20, TaskTracker::new());
+        let access = Access::new(store.clone(), cache.clone(), clock.clone(), instance);
         let key = access.bootstrap_client("tests").await.unwrap().key;
         let caller = access.authenticate(Some(&format!("Bearer {}", key.expose()))).await.unwrap();
         let development = kind == InstanceKind::Development;
@@ -49,6 +52,7 @@ impl Scene {
         let config = OutboundConfig { development, total_timeout, ..OutboundConfig::default() };
         let registry = Registry::new(Parts {
             store,
+            cache,
             vault: Arc::new(vault),
             outbound: Outbound::new(&config).unwrap(),
             kind,

@@ -9,7 +9,7 @@ use tonic::Status;
 
 use super::oracle::LOST;
 use super::plan::KINDS;
-use super::town::{Town, slug, ticking};
+use super::town::{Town, slug};
 use crate::support::harness::reason;
 use crate::support::outage::spooled;
 
@@ -108,7 +108,7 @@ impl Town {
             ..Default::default()
         };
         let (mut wallet, asked_at) = (self.harness.wallet(), self.harness.clock.now());
-        match ticking(&self.harness.hand, wallet.get_access_token(request)).await {
+        match self.harness.in_time(wallet.get_access_token(request)).await {
             Ok(told) => {
                 self.ledger.tokens += 1;
                 let told = told.into_inner();

@@ -5,7 +5,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use reqwest::Url;
 use token_wallet::clock::Hand;
 use token_wallet::proto::v1;
 use token_wallet::sandbox::{Client, Effect, Options, Person, RedirectRule, Rule};
@@ -13,9 +12,8 @@ use token_wallet::sandbox::{Client, Effect, Options, Person, RedirectRule, Rule}
 use super::dice::Dice;
 use super::plan::{KINDS, Kind, Plan};
 use super::weather::Weather;
-use crate::support::browser;
 use crate::support::database::Database;
-use crate::support::harness::{APP_URL, Engine, Harness};
+use crate::support::harness::{Engine, Harness};
 use crate::support::outage::Outage;
 
 const SECRET: &str = "soak-secret";
@@ -153,18 +151,8 @@ impl Town {
 
     /// A whole link; the account's id.
     async fn link(&self, user: &User) -> String {
-        let request = v1::StartLinkRequest {
-            user_id: user.name.clone(),
-            provider: self.slug(user),
-            redirect_url: APP_URL.into(),
-            ..Default::default()
-        };
-        let started = self.harness.accounts().start_link(request).await.unwrap().into_inner();
-        let callback: Url = self.harness.decide(&started.authorization_url, &user.person, "approve").await;
-        let answer = self.harness.http.get(callback).send().await.unwrap();
-        let ticket = browser::parameter(&browser::location(&answer), "ticket").unwrap();
-        let completed = self.harness.complete(&user.name, &ticket).await.unwrap();
-        completed.external_account.unwrap().id
+        let ticket = self.harness.ticket_at(&self.slug(user), &user.name, &user.person).await;
+        self.harness.complete(&user.name, &ticket).await.unwrap().external_account.unwrap().id
     }
 
     /// The user's provider.
@@ -293,7 +281,7 @@ impl Town {
             return;
         }
         let user = *self.dice.pick(&gone);
-        let account = ticking(&self.harness.hand, self.link(&self.users[user])).await;
+        let account = self.harness.in_time(self.link(&self.users[user])).await;
         let relinked = &mut self.users[user];
         (relinked.account, relinked.reported) = (Some(account), false);
         self.ledger.dead.remove(&user);
@@ -341,7 +329,7 @@ impl Town {
         let outage = self.dice.once_in(2_000);
         let (harness, sandbox) = (&self.harness, &self.harness.sandbox);
         let mut away = if outage { Some(Outage::begin(&harness.config.store.url).await) } else { None };
-        let mut turn = std::pin::pin!(harness.turn());
+        let mut turn = std::pin::pin!(harness.jobs());
         let mut waits = 0;
         let turned = loop {
             tokio::select! {
@@ -403,8 +391,8 @@ pub fn slug(engine: Engine, kind: &Kind) -> String {
     format!("{}-{engine:?}", kind.slug).to_lowercase()
 }
 
-/// Lets time pass while work waits for it.
-pub async fn ticking<T>(hand: &Hand, work: impl Future<Output = T>) -> T {
+/// Lets time pass while the wallet stops: what waits for it then would be waited for.
+async fn ticking<T>(hand: &Hand, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
     loop {
         tokio::select! {

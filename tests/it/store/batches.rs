@@ -38,7 +38,15 @@ async fn claimed(store: &Fixture, count: usize) -> Vec<Claimed> {
 
 fn change(Claimed { provider, account, grant }: &Claimed) -> GrantChange {
     let event = event(EventKind::AccountRecovered, &user("u"), *provider).account(*account).grant(*grant);
-    GrantChange { grant: *grant, account: *account, fence: 1, outcome: refreshed(1), event: Some(event) }
+    GrantChange {
+        grant: *grant,
+        account: *account,
+        fence: 1,
+        outcome: refreshed(1),
+        event: Some(event),
+        announce: None,
+        at: NOW,
+    }
 }
 
 async fn n7_a_bad_row_does_no_harm_to_the_others_of_its_batch(store: &Fixture) {

@@ -203,7 +203,7 @@ async fn unlinking_happens_once_and_frees_the_identity(store: &Fixture) {
     assert!(store.holding(grant).await.unwrap().is_none());
     assert_eq!(store.account_by_subject(provider, "s").await.unwrap(), None);
     // Nobody refreshes it any more, but who was at it still holds the lease.
-    assert!(store.claim(&claim.grant, false, ReplicaId::new(NOW), at(90), at(99)).await.unwrap().is_none());
+    assert!(store.claim(&claim.grant, None, false, ReplicaId::new(NOW), at(90), at(99)).await.unwrap().is_none());
     let leased = format!("SELECT COUNT(*) FROM grants WHERE id = '{grant}' AND lease_until IS NOT NULL");
     assert_eq!((claim.grant.fence, store.number(&leased).await), (1, 1));
 

@@ -3,6 +3,7 @@
 mod batches;
 mod callers;
 mod claims;
+mod coherence;
 mod deposits;
 mod files;
 mod flows;
@@ -142,7 +143,7 @@ impl Fixture {
 
     /// Claims a grant as it is now.
     pub async fn claim_now(&self, grant: GrantId, now: Timestamp) -> Option<Claim> {
-        self.claim(&self.judged(grant).await, false, ReplicaId::new(NOW), now, now.plus(LEASE)).await.unwrap()
+        self.claim(&self.judged(grant).await, None, false, ReplicaId::new(NOW), now, now.plus(LEASE)).await.unwrap()
     }
 
     /// A configured provider.

@@ -52,7 +52,15 @@ impl Ann {
 
     fn change(&self, fence: i64, outcome: Outcome, kind: EventKind) -> GrantChange {
         let event = event(kind, &user("ann"), self.provider).account(self.account).grant(self.grant);
-        GrantChange { grant: self.grant, account: self.account, fence, outcome, event: Some(event) }
+        GrantChange {
+            grant: self.grant,
+            account: self.account,
+            fence,
+            outcome,
+            event: Some(event),
+            announce: None,
+            at: NOW,
+        }
     }
 
     async fn refreshed(&self, store: &Fixture, fence: i64) -> Recorded {
@@ -66,11 +74,11 @@ impl Ann {
             retry_not_before: Some(at(500)),
             reason: Some("invalid_grant".to_owned()),
             committed_fence,
-            at: at(7),
         };
         let kind = EventKind::AccountReauthorizationRequired;
         let mut change = self.change(fence, outcome, kind);
         change.event = change.event.filter(|_| state == GrantState::Dead);
+        change.at = at(7);
         store.record(&change).await.unwrap()
     }
 
@@ -216,6 +224,7 @@ async fn a_verdict_needs_to_be_the_newest_word(store: &Fixture) {
     assert_eq!(ann.verdict(store, 2, GrantState::Dead, 0).await, Recorded::Superseded);
     assert_eq!(ann.verdict(store, 2, GrantState::Suspect, 0).await, Recorded::Superseded);
     assert_eq!(ann.account_state(store).await, (AccountState::Active, None));
+    assert_eq!(store.judged(ann.grant).await.lease, None, "it was answered all the same");
     assert_eq!(store.number("SELECT COUNT(*) FROM events").await, 1, "only that of the link");
 }
 
@@ -317,9 +326,9 @@ async fn a_request_without_an_answer_leaves_its_lease_and_any_answer_ends_the_do
 
 async fn while_verdicts_are_frozen_no_grant_is_ended(store: &Fixture) {
     let ann = Ann::linked(store).await;
-    store.freeze_verdicts(ann.provider, at(1_800), at(-300), NOW).await.unwrap();
+    assert!(store.freeze_verdicts(ann.provider, at(1_800), at(-300), NOW).await.unwrap().began);
     // A shorter freeze shortens nothing.
-    store.freeze_verdicts(ann.provider, at(900), at(-300), NOW).await.unwrap();
+    assert!(!store.freeze_verdicts(ann.provider, at(900), at(-300), NOW).await.unwrap().began);
     let standing = store.provider(ann.provider).await.unwrap().unwrap().standing;
     assert_eq!(standing.frozen_until, Some(at(1_800)));
     ann.claim(store, 0).await;
@@ -345,7 +354,7 @@ async fn a_freeze_brings_back_what_the_wave_ended(store: &Fixture) {
     assert_eq!(store.suspected(ann.provider, NOW).await.unwrap(), 2);
     assert_eq!(store.suspected(ann.provider, at(7)).await.unwrap(), 0);
 
-    assert_eq!(store.freeze_verdicts(ann.provider, at(2_000), at(-293), at(60)).await.unwrap(), 1);
+    assert_eq!(store.freeze_verdicts(ann.provider, at(2_000), at(-293), at(60)).await.unwrap().back, 1);
     assert_eq!(ann.account_state(store).await, (AccountState::Active, None));
     let grant = store.judged(ann.grant).await;
     assert_eq!((grant.state, grant.freshness.due_at), (GrantState::Suspect, Some(at(60))));
@@ -369,9 +378,8 @@ async fn a_grant_that_nobody_asks_for_is_swept_when_the_provider_would_forget_it
         retry_not_before: None,
         reason: None,
         committed_fence: 1,
-        at: at(7_000),
     };
-    let late = GrantChange { event: None, ..ann.change(2, late, EventKind::AccountRecovered) };
+    let late = GrantChange { event: None, at: at(7_000), ..ann.change(2, late, EventKind::AccountRecovered) };
     assert_eq!(store.record(&late).await.unwrap(), Recorded::Stored(GrantState::Active));
     assert!(!swept(7_059).await);
     assert!(swept(7_060).await);

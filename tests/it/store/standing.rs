@@ -37,11 +37,11 @@ async fn with_grants(store: &Fixture, count: usize) -> (ProviderId, Vec<GrantId>
 async fn p9_a_pause_is_made_longer_and_never_shorter(store: &Fixture) {
     let (provider, other) = (store.configured("acme").await, store.configured("zeta").await);
     for (until, longer) in [(10, true), (5, false), (10, false), (11, true)] {
-        assert_eq!(store.pause_provider(provider, at(until)).await.unwrap(), longer);
+        assert_eq!(store.pause_provider(provider, at(until), NOW).await.unwrap(), longer);
     }
     assert_eq!(standing(store, provider).await, Standing { paused_until: Some(at(11)), ..Standing::default() });
     assert_eq!(standing(store, other).await, Standing::default());
-    assert!(!store.pause_provider(ProviderId::new(NOW), at(5)).await.unwrap());
+    assert!(!store.pause_provider(ProviderId::new(NOW), at(5), NOW).await.unwrap());
 }
 
 async fn p8_a_second_grant_makes_it_certain_that_our_credentials_are_refused(store: &Fixture) {
@@ -115,7 +115,7 @@ async fn a_change_keeps_what_it_does_not_name_and_has_credentials_tried_at_once(
     assert_eq!(store.blame_provider(provider, grants[0], NOW).await.unwrap(), Blame::Misconfigured);
     store.tamper(format!("UPDATE providers SET frozen_until = {}", at(99).millis())).await;
     let before = store.provider(provider).await.unwrap().unwrap();
-    assert!(store.update_provider(&slug("acme"), &ProviderChange::default()).await.unwrap());
+    assert!(store.update_provider(&slug("acme"), &ProviderChange::default(), NOW).await.unwrap());
     let mut after = store.provider(provider).await.unwrap().unwrap();
     assert_eq!(after.standing, Standing { probe_at: None, ..before.standing });
     after.standing = before.standing;
@@ -128,7 +128,7 @@ async fn a_change_keeps_what_it_does_not_name_and_has_credentials_tried_at_once(
         max_in_flight: Some(2),
         unfreeze: true,
     };
-    assert!(store.update_provider(&slug("acme"), &change).await.unwrap());
+    assert!(store.update_provider(&slug("acme"), &change, NOW).await.unwrap());
     let row = store.provider(provider).await.unwrap().unwrap();
     assert_eq!((row.display_name.as_deref(), &row.additional_scopes), (Some("Other"), &scopes("one")));
     assert_eq!(row.limits, Limits { requests_per_second: Some(5), max_in_flight: Some(2) });
@@ -139,10 +139,10 @@ async fn a_change_keeps_what_it_does_not_name_and_has_credentials_tried_at_once(
         max_in_flight: Some(0),
         ..ProviderChange::default()
     };
-    assert!(store.update_provider(&slug("acme"), &back).await.unwrap());
+    assert!(store.update_provider(&slug("acme"), &back, NOW).await.unwrap());
     let row = store.provider(provider).await.unwrap().unwrap();
     assert_eq!((row.display_name, row.limits), (None, Limits::default()));
-    assert!(!store.update_provider(&slug("other"), &change).await.unwrap());
+    assert!(!store.update_provider(&slug("other"), &change, NOW).await.unwrap());
 }
 
 fn secret(second: i64) -> ProviderSecretRow {
@@ -172,12 +172,12 @@ async fn a_provider_has_up_to_three_secrets_and_keeps_the_last(store: &Fixture) 
     assert_eq!(rows[..2], [third.clone(), second.clone()]);
 
     let acme = slug("acme");
-    assert_eq!(store.remove_secret(&slug("other"), rows[2].id).await.unwrap(), RemoveSecret::NoProvider);
+    assert_eq!(store.remove_secret(&slug("other"), rows[2].id, NOW).await.unwrap(), RemoveSecret::NoProvider);
     let of_another = store.provider(store.configured("zeta").await).await.unwrap().unwrap().secrets.remove(0);
     for gone in [rows[2].id, rows[2].id, second.id, second.id, of_another.id] {
-        assert_eq!(store.remove_secret(&acme, gone).await.unwrap(), RemoveSecret::Removed);
+        assert_eq!(store.remove_secret(&acme, gone, NOW).await.unwrap(), RemoveSecret::Removed);
     }
-    assert_eq!(store.remove_secret(&acme, third.id).await.unwrap(), RemoveSecret::Last);
+    assert_eq!(store.remove_secret(&acme, third.id, NOW).await.unwrap(), RemoveSecret::Last);
     assert_eq!(secrets(store, provider).await, [third]);
     assert_eq!(store.number("SELECT COUNT(*) FROM provider_secrets").await, 2, "the other provider's stays");
 }
@@ -188,7 +188,7 @@ async fn the_last_two_secrets_are_not_deleted_both_by_two_at_once(store: &Fixtur
         assert_eq!(store.add_secret(provider, &secret(1)).await.unwrap(), AddSecret::Added);
         let rows = secrets(store, provider).await;
         let acme = slug("acme");
-        let both = futures_util::future::join_all(rows.iter().map(|row| store.remove_secret(&acme, row.id))).await;
+        let both = futures_util::future::join_all(rows.iter().map(|row| store.remove_secret(&acme, row.id, NOW))).await;
         let both: Vec<_> = both.into_iter().map(Result::unwrap).collect();
         assert!(both.contains(&RemoveSecret::Removed) && both.contains(&RemoveSecret::Last), "{both:?}");
         assert_eq!(secrets(store, provider).await.len(), 1);

@@ -8,7 +8,6 @@ use tempfile::TempDir;
 use token_wallet::app::{self, App};
 use token_wallet::clock::{Clock, Hand, Timestamp};
 use token_wallet::config::{Config, Listeners, StoreUrl};
-use token_wallet::domain::error::Failure;
 use token_wallet::domain::instance::InstanceKind;
 use token_wallet::keys;
 use token_wallet::proto::v1;
@@ -19,8 +18,9 @@ use token_wallet::proto::v1::provider_service_client::ProviderServiceClient;
 use token_wallet::proto::v1::redirect_url_service_client::RedirectUrlServiceClient;
 use token_wallet::proto::v1::wallet_service_client::WalletServiceClient;
 use token_wallet::sandbox::{
-    self, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Endpoint, Options, Request, Rotation, Sandbox,
+    self, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Endpoint, Options, Person, Request, Rotation, Sandbox,
 };
+use token_wallet::store::StoreError;
 use tonic::Status;
 use tonic::codegen::InterceptedService;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -107,7 +107,34 @@ pub struct Harness {
     pub http: Http,
     channel: Channel,
     _folder: TempDir,
-    _database: Option<TestDatabase>,
+    database: Option<TestDatabase>,
+}
+
+/// One of several processes of a wallet: where to call, and as whom.
+pub struct Replica {
+    /// Keeps it running; none for the harness's own.
+    _app: Option<App>,
+    pub key: String,
+    channel: Channel,
+}
+
+impl Replica {
+    /// The same, called with another key.
+    pub fn with_key(&self, key: &str) -> Self {
+        Self { _app: None, key: key.to_owned(), channel: self.channel.clone() }
+    }
+
+    /// A fresh token of `user` at the sandbox.
+    pub async fn get(&self, user: &str) -> Result<v1::GetAccessTokenResponse, Status> {
+        let (user_id, provider) = (user.into(), "sandbox".into());
+        self.get_at(v1::GetAccessTokenRequest { user_id, provider, ..Default::default() }).await
+    }
+
+    /// A token as `request` wants it.
+    pub async fn get_at(&self, request: v1::GetAccessTokenRequest) -> Result<v1::GetAccessTokenResponse, Status> {
+        let mut wallet = WalletServiceClient::with_interceptor(self.channel.clone(), Key::new(&self.key));
+        wallet.get_access_token(request).await.map(tonic::Response::into_inner)
+    }
 }
 
 impl Harness {
@@ -175,7 +202,7 @@ impl Harness {
             http: browser::new(),
             channel,
             _folder: folder,
-            _database: database,
+            database,
         }
     }
 
@@ -193,10 +220,29 @@ impl Harness {
         self.redirect_urls().create_redirect_url(request).await.unwrap();
     }
 
+    /// On `engine`, with users `u0`, `u1` and so on, each linked to a person of its own: `p0`, `p1` and so on. There is
+    /// one person more.
+    pub async fn with_users(engine: Engine, users: usize, options: Options) -> Self {
+        let people = (0..=users).map(|n| Person::named(&format!("p{n}"))).collect();
+        let harness = Self::with(engine, Options { people, ..options }).await;
+        for n in 0..users {
+            harness.link(&format!("u{n}"), &format!("p{n}")).await;
+            // A link takes two of fifty requests a second.
+            harness.pass(Duration::from_millis(50));
+        }
+        harness
+    }
+
     /// Stops the wallet and starts it again on what it has stored. The sandbox goes on.
     pub async fn restart(&mut self) {
+        self.restart_with_clock(self.clock.clone()).await;
+    }
+
+    /// The same in a new process that reads the clock like this; the sandbox reads it as before.
+    pub async fn restart_with_clock(&mut self, clock: Clock) {
         self.stop().await;
-        let app = App::start(self.config.clone(), self.clock.clone()).await.unwrap();
+        let app = App::start(self.config.clone(), clock.clone()).await.unwrap();
+        self.clock = clock;
         self.channel = channel(&app);
         self.app = Some(app);
     }
@@ -208,6 +254,27 @@ impl Harness {
             self.channel = Channel::from_static("http://127.0.0.1:1").connect_lazy();
             app.shutdown().await;
         }
+    }
+
+    /// Another process on the same PostgreSQL database.
+    pub async fn second(&self) -> Replica {
+        let app = App::start(self.config.clone(), self.clock.clone()).await.unwrap();
+        let channel = channel(&app);
+        Replica { _app: Some(app), key: self.key.clone(), channel }
+    }
+
+    /// This process, as others are called.
+    pub fn replica(&self) -> Replica {
+        Replica { _app: None, key: self.key.clone(), channel: self.channel.clone() }
+    }
+
+    /// Takes PostgreSQL away, until [`Self::mend_database`].
+    pub async fn cut_database(&self) {
+        self.database.as_ref().unwrap().cut().await;
+    }
+
+    pub async fn mend_database(&self) {
+        self.database.as_ref().unwrap().mend().await;
     }
 
     /// As another API client.
@@ -244,17 +311,27 @@ impl Harness {
         self.get_with(v1::GetAccessTokenRequest { user_id: user.into(), ..Default::default() }).await
     }
 
-    /// A token as `request` wants it, at the sandbox.
+    /// A fresh token of `user` at another provider.
+    pub async fn get_at(&self, provider: &str, user: &str) -> Result<v1::GetAccessTokenResponse, Status> {
+        let (provider, user_id) = (provider.into(), user.into());
+        self.get_with(v1::GetAccessTokenRequest { user_id, provider, ..Default::default() }).await
+    }
+
+    /// A token as `request` wants it, at the sandbox if it does not say.
     pub async fn get_with(&self, request: v1::GetAccessTokenRequest) -> Result<v1::GetAccessTokenResponse, Status> {
-        let request = v1::GetAccessTokenRequest { provider: "sandbox".into(), ..request };
-        self.wallet().get_access_token(request).await.map(tonic::Response::into_inner)
+        let provider = if request.provider.is_empty() { "sandbox".into() } else { request.provider.clone() };
+        self.replica().get_at(v1::GetAccessTokenRequest { provider, ..request }).await
     }
 
     /// Begins a link that ends at [`APP_URL`].
     pub async fn start_link(&self, user: &str) -> v1::StartLinkResponse {
+        self.start_link_at("sandbox", user).await
+    }
+
+    async fn start_link_at(&self, provider: &str, user: &str) -> v1::StartLinkResponse {
         let request = v1::StartLinkRequest {
             user_id: user.into(),
-            provider: "sandbox".into(),
+            provider: provider.into(),
             redirect_url: APP_URL.into(),
             ..Default::default()
         };
@@ -270,7 +347,12 @@ impl Harness {
 
     /// A link up to the ticket: begun, approved by `person`, returned to the app.
     pub async fn ticket(&self, user: &str, person: &str) -> String {
-        let started = self.start_link(user).await;
+        self.ticket_at("sandbox", user, person).await
+    }
+
+    /// The same at another provider.
+    pub async fn ticket_at(&self, provider: &str, user: &str, person: &str) -> String {
+        let started = self.start_link_at(provider, user).await;
         let callback = self.decide(&started.authorization_url, person, "approve").await;
         let answer = self.http.get(callback).send().await.unwrap();
         browser::parameter(&browser::location(&answer), "ticket").unwrap()
@@ -286,11 +368,6 @@ impl Harness {
     pub async fn link(&self, user: &str, person: &str) -> v1::ExternalAccount {
         let ticket = self.ticket(user, person).await;
         self.complete(user, &ticket).await.unwrap().external_account.unwrap()
-    }
-
-    /// Runs each job of the wallet once, and what they start, to its end.
-    pub async fn turn(&self) -> Result<(), Failure> {
-        self.app.as_ref().unwrap().turn().await
     }
 
     /// Waits until a job has run so many times more from its beginning to its end.
@@ -331,6 +408,38 @@ impl Harness {
             request.endpoint == Endpoint::Token && request.grant_type.as_deref() == Some("authorization_code")
         });
         requests
+    }
+
+    /// Runs the wallet's jobs once and waits until nothing is being refreshed.
+    pub async fn turn(&self) {
+        self.in_time(self.app.as_ref().unwrap().turn()).await.unwrap();
+    }
+
+    /// The same with the clock in the test's hands, and with what a job failed with.
+    pub async fn jobs(&self) -> Result<(), StoreError> {
+        self.app.as_ref().unwrap().turn().await
+    }
+
+    /// Waits for this. While it takes its time, because a second's budget is spent, or the provider is slow, the clock
+    /// goes on: ten times as fast as real time.
+    pub async fn in_time<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                () = tokio::time::sleep(Duration::from_millis(5)) => self.pass(Duration::from_millis(50)),
+            }
+        }
+    }
+
+    /// Lets this time pass in steps, with a turn of the wallet's jobs after each.
+    pub async fn live(&self, span: Duration, step: Duration) {
+        let end = self.clock.now().plus(span);
+        while self.clock.now() < end {
+            self.pass(step);
+            self.turn().await;
+        }
     }
 
     /// Moves the clock on.

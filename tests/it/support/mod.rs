@@ -7,6 +7,7 @@ pub mod database;
 #[cfg(feature = "failpoints")]
 pub mod file_hand;
 pub mod harness;
+pub mod oracle;
 pub mod outage;
 pub mod peer;
 pub mod postgres;

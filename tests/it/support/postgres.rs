@@ -20,6 +20,30 @@ pub struct TestDatabase {
     server: PgConnectOptions,
 }
 
+impl TestDatabase {
+    /// Takes the database away from whoever uses it: connections end, and no new one is made.
+    pub async fn cut(&self) {
+        let name = &self.name;
+        // Somebody may connect again in between.
+        for _ in 0..100 {
+            let end = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'");
+            run(&self.server, end).await.expect("a server");
+            if run(&self.server, format!("ALTER DATABASE {name} RENAME TO {name}_away")).await.is_ok() {
+                return;
+            }
+        }
+        panic!("{name} is connected to again and again");
+    }
+
+    /// Gives it back.
+    pub async fn mend(&self) {
+        let name = &self.name;
+        run(&self.server, format!("ALTER DATABASE {name}_away RENAME TO {name}"))
+            .await
+            .expect("a database that is cut");
+    }
+}
+
 /// Makes a fresh, uniquely named database.
 ///
 /// # Panics
