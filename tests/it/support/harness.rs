@@ -21,6 +21,7 @@ use token_wallet::proto::v1::wallet_service_client::WalletServiceClient;
 use token_wallet::sandbox::{
     self, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Endpoint, Options, Person, Request, Rotation, Sandbox,
 };
+use token_wallet::store::StoreError;
 use tonic::Status;
 use tonic::codegen::InterceptedService;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -418,6 +419,11 @@ impl Harness {
     /// Runs each job of the wallet once, and what they start, to its end; meanwhile the clock goes on.
     pub async fn work(&self) {
         self.in_time(self.turn()).await.unwrap();
+    }
+
+    /// The same with the clock in the test's hands, and with what a job failed with.
+    pub async fn jobs(&self) -> Result<(), StoreError> {
+        self.app.as_ref().unwrap().turn().await
     }
 
     /// Waits for this. While it takes its time, because a second's budget is spent, or the provider is slow, the clock
