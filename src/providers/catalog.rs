@@ -196,9 +196,9 @@ impl Entry {
     pub fn reuse(&self) -> Reuse {
         let grace = self.refresh_reuse_grace.filter(|grace| *grace > 0).map(Duration::from_secs);
         match (self.refresh_rotates, self.refresh_reuse_effect, grace) {
-            (Rotates::Never, _, _) => Reuse::Harmless,
             // A replacement that did not reach us is not used.
-            (_, ReuseEffect::OldStillValid | ReuseEffect::OldStillValidUntilReplacementUsed, _) => Reuse::Harmless,
+            (Rotates::Never, _, _)
+            | (_, ReuseEffect::OldStillValid | ReuseEffect::OldStillValidUntilReplacementUsed, _) => Reuse::Harmless,
             (_, _, Some(grace)) => Reuse::Grace(grace),
             (_, ReuseEffect::Error | ReuseEffect::OldStillValidWithinGrace, None) => Reuse::Refused,
             (_, ReuseEffect::FamilyRevoked | ReuseEffect::Unknown, None) => Reuse::EndsAll,

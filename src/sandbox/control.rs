@@ -59,6 +59,9 @@ async fn change_settings(State(app): State<Arc<App>>, body: Bytes) -> Response {
     if let Some(id) = stranger(&app, &changed) {
         return refused(&format!("client_secrets: {id} is no confidential client here"));
     }
+    if let Some(id) = changed.clients.keys().find(|id| app.clients.iter().all(|client| client.id != **id)) {
+        return refused(&format!("clients: {id} is no client here"));
+    }
     app.set_settings(changed);
     settings(State(app)).await
 }

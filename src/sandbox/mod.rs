@@ -75,7 +75,7 @@ pub use self::options::{
 };
 pub use self::recorder::{Endpoint, KEPT_REQUESTS, Request, Reuse, Secrets};
 pub use self::rules::{Effect, Operation, Repeated, Reply, Rule, When};
-pub use self::settings::Settings;
+pub use self::settings::{Manners, Settings};
 
 /// Largest request body, in bytes.
 const LARGEST_BODY: usize = 64 * 1024;
@@ -229,6 +229,11 @@ impl Sandbox {
     /// What writing the state file fails with.
     pub fn revoke(&self, person: &str) -> io::Result<usize> {
         self.app.withdraw(person)
+    }
+
+    /// Whether the API takes this access token now.
+    pub fn accepts(&self, access_token: &str) -> bool {
+        self.app.book().live(access_token, self.app.clock.now()).is_some()
     }
 
     /// The fingerprint under which a code or token is recorded: the first 16 hex characters of its SHA-256.

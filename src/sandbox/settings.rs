@@ -37,10 +37,25 @@ pub struct Settings {
     pub revocation_ends_all: bool,
     /// The secrets that are accepted from each confidential client, by its id. At first the one of the [`Options`].
     pub client_secrets: BTreeMap<String, Vec<String>>,
+    /// What is otherwise for a client's grants, by its id. Nothing at first.
+    pub clients: BTreeMap<String, Manners>,
     /// What the shares of rules are drawn with. 0 at first.
     pub seed: u64,
     /// How many requests the log keeps; the oldest are dropped. [`KEPT_REQUESTS`] at first.
     pub log_limit: usize,
+}
+
+/// What a provider does otherwise for one client's grants. What is left out is as for all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Manners {
+    /// As [`Settings::token_ttl`].
+    #[serde(rename = "token_ttl_seconds", with = "maybe_seconds")]
+    pub token_ttl: Option<Duration>,
+    /// As [`Settings::rotation`].
+    pub rotation: Option<Rotation>,
+    /// As [`Settings::reuse_revokes_family`].
+    pub reuse_revokes_family: Option<bool>,
 }
 
 impl Settings {
@@ -55,9 +70,21 @@ impl Settings {
             refresh_ends_access: false,
             revocation_ends_all: false,
             client_secrets: options.clients.iter().filter_map(Client::accepted).collect(),
+            clients: BTreeMap::new(),
             seed: 0,
             log_limit: KEPT_REQUESTS,
         }
+    }
+
+    /// These settings as they are for a client's grants.
+    pub(super) fn of(&self, client_id: &str) -> Self {
+        let mut own = self.clone();
+        if let Some(manners) = self.clients.get(client_id) {
+            own.token_ttl = manners.token_ttl.unwrap_or(own.token_ttl);
+            own.rotation = manners.rotation.unwrap_or(own.rotation);
+            own.reuse_revokes_family = manners.reuse_revokes_family.unwrap_or(own.reuse_revokes_family);
+        }
+        own
     }
 
     /// These settings with the given fields changed.

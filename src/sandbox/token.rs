@@ -127,7 +127,7 @@ impl Arrival {
         let Self { request, subject, presented } = self;
         let work = |acts: Option<Acts>| match acts {
             Some(acts) => work(app, acts).unwrap_or_else(Answer::from),
-            None => untouched(app, &presented),
+            None => untouched(app, &subject, &presented),
         };
         app.faults.around(&subject, app.settings().seed, work, |answer| app.record(request.decided(answer))).await
     }
@@ -148,10 +148,11 @@ impl Drop for UnderWay {
 }
 
 /// What is known of a request that a rule answers before the provider does anything.
-fn untouched(app: &App, presented: &Presented) -> Answer {
+fn untouched(app: &App, subject: &Subject, presented: &Presented) -> Answer {
     let mut answer = Answer::new(StatusCode::OK);
     if let Presented::Refresh(hash) = presented {
-        answer.reuse = app.book().reuse(hash, &app.settings(), app.clock.now());
+        let settings = app.settings().of(subject.client_id.as_deref().unwrap_or_default());
+        answer.reuse = app.book().reuse(hash, &settings, app.clock.now());
     }
     answer
 }
@@ -174,6 +175,7 @@ fn redeem(app: &App, headers: &HeaderMap, form: &Params, operation: Operation, a
     form.once()?;
     let settings = app.settings();
     let client = authenticate(&app.clients, &settings.client_secrets, headers, form)?;
+    let settings = settings.of(&client.id);
     let terms = Terms { now: app.clock.now(), settings: &settings, minter: &app.minter, acts };
     let mut issued_again = None;
     let issued = if operation == Operation::Exchange {

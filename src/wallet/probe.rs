@@ -24,27 +24,24 @@ impl Inner {
         let now = self.clock.now();
         let result = provider.userinfo(&token).await;
         let _ = self.registry.settle(provider, permit, &result).await;
-        let failure = match result {
-            Err(Verdict::Refused(code)) => match self.note(provider, grant, Verdict::Refused(code)).await {
+        if let Err(Verdict::Refused(code)) = result {
+            return Ok(match self.note(provider, grant, Verdict::Refused(code)).await {
                 Landing::Failed(Failure::ProviderUnavailable { retry_after }) => {
-                    Failure::AccessTokenRejected { retry_after }
+                    Landing::Failed(Failure::AccessTokenRejected { retry_after })
                 }
-                landing => return Ok(landing),
-            },
-            // It lives, or nobody knows: not asked again at once.
-            Ok(_) | Err(_) => {
-                let retry_after = policy::too_new(grant.freshness.span());
-                let outcome = Outcome::Verdict {
-                    state: GrantState::Active,
-                    due_at: None,
-                    retry_not_before: Some(now.plus(retry_after)),
-                    reason: None,
-                    committed_fence: grant.committed_fence,
-                };
-                self.store.record(&change(grant, outcome, None, now)).await?;
-                Failure::AccessTokenRejected { retry_after }
-            }
+                landing => landing,
+            });
+        }
+        // It lives, or nobody knows: not asked again at once.
+        let retry_after = policy::too_new(grant.freshness.span());
+        let outcome = Outcome::Verdict {
+            state: if result.is_ok() { GrantState::Active } else { grant.state },
+            due_at: None,
+            retry_not_before: Some(now.plus(retry_after)),
+            reason: None,
+            committed_fence: grant.committed_fence,
         };
-        Ok(Landing::Failed(failure))
+        self.store.record(&change(grant, outcome, None, now)).await?;
+        Ok(Landing::Failed(Failure::AccessTokenRejected { retry_after }))
     }
 }

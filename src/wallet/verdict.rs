@@ -43,7 +43,7 @@ impl Inner {
                 self.after(provider, grant, state).await;
                 let ended = failure == Failure::ReauthorizationRequired && state != GrantState::Dead;
                 // The provider's verdicts are frozen.
-                Landing::Failed(if ended { self.unavailable_for(WAVE) } else { failure })
+                Landing::Failed(if ended { Failure::ProviderUnavailable { retry_after: WAVE } } else { failure })
             }
             Ok(Recorded::Superseded) => Landing::Elsewhere,
             Err(error) => {
@@ -72,7 +72,7 @@ impl Inner {
                 let until = after.map(|after| now.plus(after));
                 (grant.state, until, None, unavailable(grant.deferred(now, until, 1.0)))
             }
-            Verdict::Unknown if reuse != Reuse::Harmless => return self.unanswered(provider, grant, now),
+            Verdict::Unknown if reuse != Reuse::Harmless => return unanswered(provider, grant, now),
             Verdict::Unknown | Verdict::Untrusted => {
                 (grant.state, None, None, unavailable(grant.deferred(now, None, 1.0)))
             }
@@ -95,17 +95,6 @@ impl Inner {
         let committed_fence = grant.committed_fence;
         let outcome = Outcome::Verdict { state, due_at, retry_not_before, reason, committed_fence };
         (change(grant, outcome, event, now), failure)
-    }
-
-    /// The provider may have acted: nobody asks before the lease would have run out, and then only as
-    /// [`crate::domain::doubt`] allows.
-    fn unanswered(&self, provider: &Provider, grant: &Grant, now: Timestamp) -> (GrantChange, Failure) {
-        let lease_end = grant.lease.map_or(now, |lease| lease.until);
-        let due_at = doubt::next_look(grant, provider.entry.reuse(), now, spread());
-        tracing::warn!(grant = %grant.id, "a refresh was not answered; its outcome is in doubt");
-        metrics::in_doubt(provider.slug.as_str());
-        let failure = Failure::ProviderUnavailable { retry_after: due_at.since(now) };
-        (change(grant, Outcome::Unanswered { due_at, retry_not_before: lease_end }, None, now), failure)
     }
 
     /// What a stored verdict means beyond its grant.
@@ -144,10 +133,6 @@ impl Inner {
         }
         Ok(())
     }
-
-    fn unavailable_for(&self, retry_after: Duration) -> Failure {
-        Failure::ProviderUnavailable { retry_after }
-    }
 }
 
 /// The change of a claimed grant that brings no token. One that tells of the account's end is told to all replicas.
@@ -155,4 +140,15 @@ pub(super) fn change(grant: &Grant, outcome: Outcome, event: Option<Event>, at: 
     let announce = event.as_ref().map(Stale::of);
     let (id, account, fence) = (grant.id, grant.account, grant.fence);
     GrantChange { grant: id, account, fence, outcome, event, announce, at }
+}
+
+/// The provider may have acted: nobody asks before the lease would have run out, and then only as
+/// [`crate::domain::doubt`] allows.
+fn unanswered(provider: &Provider, grant: &Grant, now: Timestamp) -> (GrantChange, Failure) {
+    let lease_end = grant.lease.map_or(now, |lease| lease.until);
+    let due_at = doubt::next_look(grant, provider.entry.reuse(), now, spread());
+    tracing::warn!(grant = %grant.id, "a refresh was not answered; its outcome is in doubt");
+    metrics::in_doubt(provider.slug.as_str());
+    let failure = Failure::ProviderUnavailable { retry_after: due_at.since(now) };
+    (change(grant, Outcome::Unanswered { due_at, retry_not_before: lease_end }, None, now), failure)
 }

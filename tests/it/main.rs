@@ -29,6 +29,7 @@ mod readme;
 mod requests;
 mod sandbox;
 mod sealing;
+mod soak;
 mod store;
 mod support;
 mod tokens;

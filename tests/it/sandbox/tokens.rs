@@ -64,6 +64,25 @@ async fn reuse_ends_the_family_where_that_is_the_rule() {
 }
 
 #[tokio::test]
+async fn a_client_can_have_manners_of_its_own() {
+    let scene = Scene::plain().await;
+    let manners = json!({ "token_ttl_seconds": 60, "rotation": "never" });
+    let (_, settings) = scene.put("/_sandbox/settings", &json!({ "clients": { DEFAULT_CLIENT_ID: manners } })).await;
+    assert_eq!(settings["clients"][DEFAULT_CLIENT_ID]["reuse_revokes_family"], Value::Null, "as for all");
+    let first = scene.linked(ALL).await;
+    let (status, next) = scene.refresh(text(&first, "refresh_token")).await;
+    assert_eq!((status, &next["expires_in"], next.get("refresh_token")), (StatusCode::OK, &json!(60), None));
+    let manners = json!({ "rotation": "always", "reuse_revokes_family": true });
+    scene.put("/_sandbox/settings", &json!({ "clients": { DEFAULT_CLIENT_ID: manners } })).await;
+    let (_, next) = scene.refresh(text(&first, "refresh_token")).await;
+    assert_eq!((&next["expires_in"], scene.sandbox.accepts(text(&next, "access_token"))), (&json!(3600), true));
+    assert_eq!(refused(scene.refresh(text(&first, "refresh_token")).await), "invalid_grant");
+    assert!(!scene.sandbox.accepts(text(&next, "access_token")), "its family is ended");
+    let (status, _) = scene.put("/_sandbox/settings", &json!({ "clients": { "stranger": {} } })).await;
+    assert_eq!(status, 400);
+}
+
+#[tokio::test]
 async fn a_refresh_can_narrow_its_scopes_and_never_widen_them() {
     let scene = Scene::new(Options { rotation: Rotation::Never, ..Options::default() }).await;
     let first = scene.linked("openid profile offline_access").await;
