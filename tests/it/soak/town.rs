@@ -329,7 +329,7 @@ impl Town {
         let outage = self.dice.once_in(2_000);
         let (harness, sandbox) = (&self.harness, &self.harness.sandbox);
         let mut away = if outage { Some(Outage::begin(&harness.config.store.url).await) } else { None };
-        let mut turn = std::pin::pin!(harness.jobs());
+        let mut turn = std::pin::pin!(harness.turn());
         let mut waits = 0;
         let turned = loop {
             tokio::select! {

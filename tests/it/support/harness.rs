@@ -421,11 +421,6 @@ impl Harness {
         self.in_time(self.turn()).await.unwrap();
     }
 
-    /// The same with the clock in the test's hands, and with what a job failed with.
-    pub async fn jobs(&self) -> Result<(), StoreError> {
-        self.app.as_ref().unwrap().turn().await
-    }
-
     /// Waits for this. While it takes its time, because a second's budget is spent, or the provider is slow, the clock
     /// goes on: ten times as fast as real time.
     pub async fn in_time<T>(&self, work: impl Future<Output = T>) -> T {
