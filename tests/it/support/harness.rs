@@ -21,7 +21,6 @@ use token_wallet::proto::v1::wallet_service_client::WalletServiceClient;
 use token_wallet::sandbox::{
     self, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Endpoint, Options, Person, Request, Rotation, Sandbox,
 };
-use token_wallet::store::StoreError;
 use tonic::Status;
 use tonic::codegen::InterceptedService;
 use tonic::metadata::{Ascii, MetadataValue};
