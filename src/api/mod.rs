@@ -28,8 +28,9 @@ use crate::wallet::Wallet;
 /// The largest request that is read, in bytes.
 const LARGEST_REQUEST: usize = 64 * 1024;
 
-/// The most calls one connection may have under way.
-const STREAMS: u32 = 128;
+/// The most calls one connection may have under way. Callers usually have one connection: those of their calls that
+/// wait for a provider which hangs must leave room for the others.
+const STREAMS: u32 = 1_024;
 
 /// How long a connection may take over its HTTP/2 ping before it is dropped.
 const KEEPALIVE: Duration = Duration::from_secs(20);

@@ -25,6 +25,8 @@ pub enum EventKind {
     AccountNotRefreshable,
     /// A provider refuses our credentials, certainly; its grants wait.
     ProviderMisconfigured,
+    /// Security: whoever answers at a provider's address does not prove that it is the provider (TLS).
+    ProviderUntrusted,
     /// A provider takes our credentials again.
     ProviderRecovered,
     /// Security: a flow was brought back by somebody else than its starter.
@@ -46,6 +48,7 @@ impl EventKind {
             Self::AccountExpiresSoon => "account.expires_soon",
             Self::AccountNotRefreshable => "account.not_refreshable",
             Self::ProviderMisconfigured => "provider.misconfigured",
+            Self::ProviderUntrusted => "provider.untrusted",
             Self::ProviderRecovered => "provider.recovered",
             Self::FlowSessionMismatch => "flow.session_mismatch",
             Self::FlowProviderMismatch => "flow.provider_mismatch",

@@ -209,6 +209,8 @@ pub enum Verdict {
         /// The provider's Retry-After.
         after: Option<Duration>,
     },
+    /// Nothing was sent: whoever took the connection did not prove that it is the provider (TLS).
+    Untrusted,
     /// Sent, and no readable answer came back: the provider may or may not have acted.
     Unknown,
 }
@@ -221,6 +223,7 @@ impl Verdict {
             Self::Misconfigured(_) => "misconfigured",
             Self::Later { .. } => "later",
             Self::Limited { .. } => "limited",
+            Self::Untrusted => "untrusted",
             Self::Unknown => "unknown",
         }
     }

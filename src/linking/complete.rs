@@ -118,7 +118,9 @@ impl Linking {
             }
             // The code is never sent twice, so a try that may have been one is the last.
             Err(
-                RedeemError::Verdict(Verdict::Later { .. } | Verdict::Limited { .. } | Verdict::Unknown)
+                RedeemError::Verdict(
+                    Verdict::Later { .. } | Verdict::Limited { .. } | Verdict::Untrusted | Verdict::Unknown,
+                )
                 | RedeemError::Unsent,
             ) => FlowFailure::OutcomeUnknown,
             Err(RedeemError::Parking(failure)) => return Err(failure),
@@ -152,7 +154,12 @@ impl Linking {
             Err(Verdict::Later { after: Some(retry_after) } | Verdict::Limited { after: Some(retry_after) }) => {
                 return Err(Failure::ProviderUnavailable { retry_after });
             }
-            Err(Verdict::Later { after: None } | Verdict::Limited { after: None } | Verdict::Unknown) => {
+            Err(
+                Verdict::Later { after: None }
+                | Verdict::Limited { after: None }
+                | Verdict::Untrusted
+                | Verdict::Unknown,
+            ) => {
                 return Err(Failure::ProviderUnavailable { retry_after: PROFILE_RETRY });
             }
             Err(Verdict::Refused(code) | Verdict::Misconfigured(code)) => {

@@ -7,6 +7,7 @@ use super::provider::Provider;
 use super::registry::Registry;
 use crate::clock::Timestamp;
 use crate::domain::error::Failure;
+use crate::domain::event::{Event, EventKind};
 use crate::domain::ids::GrantId;
 use crate::domain::policy;
 use crate::domain::provider::Verdict;
@@ -44,10 +45,25 @@ impl Registry {
     /// Settles a permit with what its request came to. A provider that limits us is paused.
     pub async fn settle<T: Sync>(&self, provider: &Provider, permit: Permit, outcome: &Result<T, Verdict>) -> Settled {
         let settled = permit.settle(Signal::of(outcome));
-        if let Err(Verdict::Limited { after }) = outcome {
-            self.pause(provider, *after).await;
+        match outcome {
+            Err(Verdict::Limited { after }) => drop(self.pause(provider, *after).await),
+            Err(Verdict::Untrusted) => self.distrust(provider).await,
+            _ => {}
         }
         settled
+    }
+
+    /// Whoever answered is not the provider, as far as its certificate says: told once an hour.
+    async fn distrust(&self, provider: &Provider) {
+        let now = self.wire.clock.now();
+        if !self.gate.is_news(provider, now) {
+            return;
+        }
+        tracing::error!(provider = %provider.slug, "the provider's TLS certificate is not valid, or it speaks no TLS; nothing is sent");
+        let event = Event::of_provider(EventKind::ProviderUntrusted, now, provider.id);
+        if let Err(error) = self.store.tell(&event).await {
+            tracing::warn!(provider = %provider.slug, %error, "could not note that a provider is not trusted");
+        }
     }
 
     /// The provider refused our credentials, all that there are, when this grant was refreshed.

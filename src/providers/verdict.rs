@@ -8,7 +8,7 @@ use super::catalog::Entry;
 use crate::clock::Timestamp;
 use crate::domain::policy::LONGEST_PAUSE;
 use crate::domain::provider::Verdict;
-use crate::outbound::{OutboundError, Response, json};
+use crate::outbound::{NotSent, OutboundError, Response, json};
 
 /// Codes that blame the client, not the grant (RFC 6749 section 5.2).
 const CLIENT_ERRORS: [&str; 2] = ["invalid_client", "unauthorized_client"];
@@ -45,6 +45,7 @@ pub fn classify_profile(response: &Response, now: Timestamp) -> Verdict {
 impl From<OutboundError> for Verdict {
     fn from(error: OutboundError) -> Self {
         match error {
+            OutboundError::NotSent(NotSent::Tls) => Self::Untrusted,
             OutboundError::NotSent(_) => Self::Later { after: None },
             OutboundError::Sent(_) => Self::Unknown,
         }
@@ -150,6 +151,7 @@ pub(crate) mod tests {
     #[test]
     fn a_request_that_was_sent_is_never_taken_for_unsent() {
         assert_eq!(Verdict::from(OutboundError::NotSent(NotSent::Connect)), LATER);
+        assert_eq!(Verdict::from(OutboundError::NotSent(NotSent::Tls)), Verdict::Untrusted);
         assert_eq!(Verdict::from(OutboundError::Sent(Unanswered::Timeout)), Verdict::Unknown);
     }
 

@@ -1,5 +1,6 @@
 //! Event rows: written in the transaction of the change that they tell of.
 
+use super::Store;
 use super::db::Tx;
 use super::error::StoreError;
 use super::sql::{args, statements};
@@ -10,6 +11,15 @@ statements! {
     INSERT {
         "INSERT INTO events (id, at, kind, user_id, provider_id, account_id, grant_id, flow_id, reason)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+    }
+}
+
+impl Store {
+    /// Writes an event that tells of no change.
+    pub async fn tell(&self, event: &Event) -> Result<(), StoreError> {
+        let mut tx = self.db.begin().await?;
+        insert(&mut tx, event).await?;
+        tx.commit().await
     }
 }
 

@@ -73,7 +73,9 @@ impl Inner {
                 (grant.state, until, None, unavailable(grant.deferred(now, until, 1.0)))
             }
             Verdict::Unknown if reuse != Reuse::Harmless => return unanswered(provider, grant, now),
-            Verdict::Unknown => (grant.state, None, None, unavailable(grant.deferred(now, None, 1.0))),
+            Verdict::Unknown | Verdict::Untrusted => {
+                (grant.state, None, None, unavailable(grant.deferred(now, None, 1.0)))
+            }
         };
         let due_at = match (state, retry_not_before) {
             (GrantState::Suspect, Some(confirm_at)) if grant.state != GrantState::Suspect => confirm_at,

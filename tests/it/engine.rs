@@ -219,16 +219,17 @@ on_both_engines! {
             }
         };
         // Due from minute 46 to 55, dead in minute 60; down from minute 52 to 62.
-        harness.live(mins(52), secs(15)).await;
+        harness.pass(mins(45));
+        harness.live(mins(7), secs(15)).await;
         let before = harness.refreshes().len();
         harness.sandbox.set_faults([Rule::refresh(Effect::error(503, "temporarily_unavailable"))]);
         for _ in 0..10 {
-            harness.live(mins(1), secs(5)).await;
+            harness.live(mins(1), secs(10)).await;
             sample().await;
         }
         let down = harness.refreshes().len() - before;
         harness.sandbox.clear_faults();
-        harness.live(mins(7), secs(5)).await;
+        harness.live(mins(7), secs(10)).await;
         say(format_args!("{before} refreshed before, {down} tried while it was down, {} in all", harness.refreshes().len()));
         assert!(down < 150, "{down} requests to a provider that is down");
         sample().await;

@@ -51,14 +51,14 @@ async fn an_answer_is_read_with_its_headers_whatever_its_status() {
 }
 
 #[tokio::test]
-async fn a_refused_connection_was_surely_not_sent() {
+async fn p13_a_refused_connection_was_surely_not_sent() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let outcome = post(&client(&development()), &format!("http://{free}/token")).await;
     assert_eq!(outcome.err(), Some(OutboundError::NotSent(NotSent::Connect)));
 }
 
 #[tokio::test]
-async fn a_handshake_that_hangs_or_fails_was_surely_not_sent() {
+async fn p13_a_handshake_that_hangs_or_fails_was_surely_not_sent() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}/token", listener.local_addr().unwrap());
     let quick = OutboundConfig { connect_timeout: Duration::from_millis(80), ..development() };

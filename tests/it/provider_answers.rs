@@ -144,8 +144,12 @@ on_both_engines! {
             "https://10.0.0.1/token".to_owned(),
             "http://169.254.169.254/token".to_owned(),
         ] {
-            let point = |to: &str| format!("UPDATE providers SET endpoints = '{}' WHERE slug = 'own'", own.replace("TOKEN_URL", to));
-            database.execute(&point(&bad)).await;
+            let point = async |to: &str| {
+                let endpoints = own.replace("TOKEN_URL", to);
+                database.execute(&format!("UPDATE providers SET endpoints = '{endpoints}' WHERE slug = 'own'")).await;
+                rename(&harness, to).await;
+            };
+            point(&bad).await;
             harness.pass(DEAD);
             let get = || harness.get_at("own", "u");
             let before = harness.refreshes().len();
@@ -153,15 +157,27 @@ on_both_engines! {
             assert_eq!(reason(&failed), "PROVIDER_UNAVAILABLE", "{bad}");
             assert!(!failed.message().contains("169.254"), "{failed}");
             assert_eq!(harness.refreshes().len(), before, "{bad}");
-            database.execute(&point(&good)).await;
+            point(&good).await;
             // It was surely not sent, so nothing is in doubt.
             harness.pass(secs(6));
             assert!(harness.is_accepted(&get().await.unwrap().access_token).await, "{bad}");
             assert_eq!(harness.refreshes().len(), before + 1, "{bad}");
         }
-        assert_eq!(harness.events().await, counts([("account.linked", 1)]));
+        // No TLS where there should be is a security event too.
+        assert_eq!(harness.events().await, counts([("account.linked", 1), ("provider.untrusted", 1)]));
         harness.assert_each_redeemed_once();
     }
+}
+
+/// Gives the provider `own` another name, so that what the wallet remembers of it is read anew.
+async fn rename(harness: &Harness, to: &str) {
+    let request = v1::UpdateProviderRequest {
+        provider: "own".into(),
+        display_name: to.chars().take(40).collect(),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["display_name".into()] }),
+        ..Default::default()
+    };
+    harness.providers().update_provider(request).await.unwrap();
 }
 
 /// A provider `own`, by its endpoints, at the sandbox; they as they are stored, but for the token URL.

@@ -37,7 +37,7 @@ impl Signal {
     pub const fn of<T>(outcome: &Result<T, Verdict>) -> Self {
         match outcome {
             Ok(_) | Err(Verdict::Refused(_) | Verdict::Misconfigured(_) | Verdict::Limited { .. }) => Self::Well,
-            Err(Verdict::Later { .. } | Verdict::Unknown) => Self::Failed,
+            Err(Verdict::Later { .. } | Verdict::Untrusted | Verdict::Unknown) => Self::Failed,
         }
     }
 }
@@ -271,6 +271,7 @@ mod tests {
             (Err(Verdict::Misconfigured(code())), Signal::Well),
             (Err(Verdict::Limited { after: None }), Signal::Well),
             (Err(Verdict::Later { after: None }), Signal::Failed),
+            (Err(Verdict::Untrusted), Signal::Failed),
             (Err(Verdict::Unknown), Signal::Failed),
         ] {
             assert_eq!(Signal::of(&outcome), signal, "{outcome:?}");

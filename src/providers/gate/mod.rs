@@ -33,6 +33,9 @@ use tally::Tally;
 /// Over how long attempted refreshes are counted.
 const ATTEMPTS_OVER: Duration = Duration::from_mins(1);
 
+/// How often it is told that a provider does not prove who it is.
+const TOLD_AGAIN: Duration = Duration::from_hours(1);
+
 /// Lets requests through to providers. As long as its providers: they are few, and made by operators.
 pub struct Gate {
     clock: Clock,
@@ -95,6 +98,8 @@ struct State {
     budget: Budget,
     breaker: Breaker,
     attempts: Tally,
+    /// When it was last told that the provider does not prove who it is.
+    distrusted_at: Option<Timestamp>,
 }
 
 /// Why there is no permit at once.
@@ -147,6 +152,17 @@ impl Gate {
     /// A permit for one try of credentials that were refused, if it may be sent now.
     pub(super) fn try_probe(&self, provider: &Provider) -> Option<Permit> {
         self.admit(&self.lane(provider), provider, Urgency::Waiting).ok()
+    }
+
+    /// Whether it is to be told that this provider does not prove who it is: the first time in an hour.
+    pub(super) fn is_news(&self, provider: &Provider, now: Timestamp) -> bool {
+        let lane = self.lane(provider);
+        let mut state = lane.state();
+        let told = state.distrusted_at.is_some_and(|at| now.since(at) < TOLD_AGAIN);
+        if !told {
+            state.distrusted_at = Some(now);
+        }
+        !told
     }
 
     /// Nothing is sent to this provider before `until`.
@@ -214,6 +230,7 @@ impl Gate {
             budget: Budget::new(self.clock.now()),
             breaker: Breaker::new(),
             attempts: Tally::over(ATTEMPTS_OVER),
+            distrusted_at: None,
         };
         Lane {
             clock: self.clock.clone(),
