@@ -87,7 +87,7 @@ proptest! {
         let need = Need { min_ttl, ..Need::default() };
         prop_assert_eq!(grant(lifetime, NOW, load, spread).serve(&need, NOW), Serve::Now);
         let unset = policy::wanted_life(lifetime, None);
-        prop_assert_eq!(unset, policy::hard_margin(lifetime).min(Duration::from_secs(60)));
+        prop_assert_eq!(unset, policy::hard_margin(lifetime).min(Duration::from_mins(1)));
         let due = policy::due_at(NOW, lifetime, load, spread);
         let served = grant(lifetime, NOW, load, spread).serve(&Need::default(), due.minus(Duration::from_millis(1)));
         prop_assert_eq!(served, Serve::Now);
