@@ -1,5 +1,6 @@
 //! Integration tests: real stores, real HTTP, real gRPC.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by panicking")]
+#![allow(clippy::unchecked_time_subtraction, reason = "a test that is wrong by a minute may panic")]
 #![allow(unreachable_pub, reason = "nothing of a test binary is reachable from outside")]
 
 mod cache;

@@ -15,12 +15,12 @@ use crate::support::harness::Engine;
 use plan::Plan;
 use town::Town;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn no_grant_is_lost_or_wronged_in_two_weeks_of_faults_on_sqlite() {
     soak(Engine::Sqlite, Plan::of(1_000, 14)).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn no_grant_is_lost_or_wronged_in_days_of_faults_on_postgres() {
     soak(Engine::Postgres, Plan::of(200, 3)).await;
 }

@@ -40,7 +40,7 @@ pub const KINDS: [Kind; 8] = [
     kind("static", "sandbox_static", 8, 20, Rotation::Never),
 ];
 
-const GRACE: Rotation = Rotation::Grace(Duration::from_secs(60));
+const GRACE: Rotation = Rotation::Grace(Duration::from_mins(1));
 
 impl Plan {
     /// What the environment asks for, or this.
@@ -51,18 +51,6 @@ impl Plan {
             days: asked("TOKEN_WALLET_SOAK_DAYS", days),
             seed: asked("TOKEN_WALLET_SOAK_SEED", 1),
         }
-    }
-
-    /// Which provider a user has.
-    pub fn kind_of(self, user: usize) -> usize {
-        // Strewn, so that neighbours differ.
-        let place = (user * 617) % 1000;
-        let mut end = 0;
-        let found = KINDS.iter().position(|kind| {
-            end += kind.per_mille;
-            place < end
-        });
-        found.unwrap()
     }
 }
 
@@ -75,6 +63,18 @@ impl Kind {
             reuse_revokes_family: Some(self.family),
         }
     }
+}
+
+/// Which provider a user has.
+pub fn kind_of(user: usize) -> usize {
+    // Strewn, so that neighbours differ.
+    let place = (user * 617) % 1000;
+    let mut end = 0;
+    let found = KINDS.iter().position(|kind| {
+        end += kind.per_mille;
+        place < end
+    });
+    found.unwrap()
 }
 
 #[expect(clippy::disallowed_methods, reason = "how whoever runs the tests asks for more of them")]

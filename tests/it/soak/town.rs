@@ -10,7 +10,7 @@ use token_wallet::proto::v1;
 use token_wallet::sandbox::{Client, Effect, Options, Person, RedirectRule, Rule};
 
 use super::dice::Dice;
-use super::plan::{KINDS, Kind, Plan};
+use super::plan::{KINDS, Kind, Plan, kind_of};
 use super::weather::Weather;
 use crate::support::database::Database;
 use crate::support::harness::{Engine, Harness};
@@ -93,7 +93,7 @@ impl Town {
         let users = (0..plan.grants).map(|number| User {
             name: format!("user-{number}"),
             person: format!("person-{number}"),
-            kind: plan.kind_of(number),
+            kind: kind_of(number),
             account: None,
             reported: false,
         });
