@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::flights::Landing;
-use super::refresh::{Errand, LATEST_SEND};
+use super::refresh::Errand;
 use super::{Inner, Wallet};
 use crate::clock::Timestamp;
 use crate::domain::doubt::{self, Doubt, Recovery, Sender};
@@ -46,12 +46,10 @@ impl Inner {
         let Some(lease) = judged.lease else { return Ok(Ok(None)) };
         let wait = |until: Timestamp| Landing::Failed(Failure::ProviderUnavailable { retry_after: until.since(now) });
         if lease.until > now {
-            // This replica's own, which it does not fly: of a former life, whose request may still be at the provider;
-            // or claimed a moment ago, by a sweep whose flight begins just now.
-            let claimed_at = lease.until.minus(policy::LEASE);
-            let just_now = claimed_at > self.started_at && now < claimed_at.plus(LATEST_SEND);
-            let nobody_flies = lease.owner == self.replica && !just_now;
-            return Ok(Err(if nobody_flies { wait(lease.until) } else { Landing::Elsewhere }));
+            // This replica's own of a former life: its request may still be at the provider, and nobody brings an answer.
+            // One of this life is a sweep's whose flight begins just now, or has landed since the grant was read.
+            let former = lease.owner == self.replica && lease.until.minus(policy::LEASE) <= self.started_at;
+            return Ok(Err(if former { wait(lease.until) } else { Landing::Elsewhere }));
         }
         let due = judged.freshness.due_at.is_some_and(|due| due <= now);
         if errand == Errand::Ahead && !due {
