@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use super::flights::Landing;
-use super::refresh::Errand;
+use super::refresh::{Errand, LATEST_SEND};
 use super::{Inner, Wallet};
 use crate::clock::Timestamp;
 use crate::domain::doubt::{self, Doubt, Recovery, Sender};
 use crate::domain::error::Failure;
 use crate::domain::grant::{Grant, Lease};
+use crate::domain::policy;
 use crate::providers::Provider;
 use crate::store::StoreError;
 
@@ -45,9 +46,12 @@ impl Inner {
         let Some(lease) = judged.lease else { return Ok(Ok(None)) };
         let wait = |until: Timestamp| Landing::Failed(Failure::ProviderUnavailable { retry_after: until.since(now) });
         if lease.until > now {
-            // This replica's own, which it does not fly: of a former life, whose request may still be at the provider.
-            let own = lease.owner == self.replica;
-            return Ok(Err(if own { wait(lease.until) } else { Landing::Elsewhere }));
+            // This replica's own, which it does not fly: of a former life, whose request may still be at the provider;
+            // or claimed a moment ago, by a sweep whose flight begins just now.
+            let claimed_at = lease.until.minus(policy::LEASE);
+            let just_now = claimed_at > self.started_at && now < claimed_at.plus(LATEST_SEND);
+            let nobody_flies = lease.owner == self.replica && !just_now;
+            return Ok(Err(if nobody_flies { wait(lease.until) } else { Landing::Elsewhere }));
         }
         let due = judged.freshness.due_at.is_some_and(|due| due <= now);
         if errand == Errand::Ahead && !due {

@@ -19,7 +19,7 @@ use crate::telemetry;
 
 /// A claim that could not be followed by its request within this is given back unsent: by then somebody else may
 /// soon hold the lease.
-const LATEST_SEND: Duration = Duration::from_secs(5);
+pub(super) const LATEST_SEND: Duration = Duration::from_secs(5);
 
 /// When to ask again, if this process is shutting down: what is begun now might be cut off with its answer on the way.
 const STOPPING: Duration = Duration::from_secs(1);

@@ -107,12 +107,12 @@ on_both_engines! {
         harness.link("u", "demo").await;
         let linked = ("account.linked", 1);
         // A tenth of thirty days ahead.
-        harness.live(DAY * 27 - hours(1), hours(12)).await;
+        harness.live(DAY * 26 + hours(23), hours(12)).await;
         assert_eq!(harness.events().await.get("account.expires_soon").copied().unwrap_or_default(), 0);
         harness.live(hours(12), hours(1)).await;
         assert_eq!(harness.events().await, counts([linked, ("account.expires_soon", 1)]));
         assert_eq!(harness.told("u").await, "OK");
-        harness.live(DAY * 2 - hours(1), hours(6)).await;
+        harness.live(DAY + hours(23), hours(6)).await;
         assert_eq!(harness.told("u").await, "OK");
         harness.pass(DAY);
         assert_eq!(harness.told("u").await, "PROVIDER_UNAVAILABLE", "to be confirmed");
