@@ -304,16 +304,16 @@ on_both_engines! {
 
     async fn n6_of_two_users_who_link_one_account_at_once_one_wins(engine) {
         let harness = Harness::start(engine).await;
-        let (one, other) = (harness.ticket("one", "demo").await, harness.ticket("other", "demo").await);
+        let (one, other) = (harness.ticket("ann", "demo").await, harness.ticket("bob", "demo").await);
         harness.sandbox.set_faults([Rule::userinfo(Effect::Hold)]);
         let releasing = async {
             harness.sandbox.wait_held(2).await;
             harness.sandbox.clear_faults();
         };
-        let (one, other, ()) = tokio::join!(harness.complete("one", &one), harness.complete("other", &other), releasing);
+        let (one, other, ()) = tokio::join!(harness.complete("ann", &one), harness.complete("bob", &other), releasing);
         let (winner, loser, refused) = match (one, other) {
-            (Ok(_), Err(refused)) => ("one", "other", refused),
-            (Err(refused), Ok(_)) => ("other", "one", refused),
+            (Ok(_), Err(refused)) => ("ann", "bob", refused),
+            (Err(refused), Ok(_)) => ("bob", "ann", refused),
             both => panic!("{both:?}"),
         };
         assert_eq!(reason(&refused), "ACCOUNT_LINKED_TO_ANOTHER_USER");
