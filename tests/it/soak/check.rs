@@ -7,7 +7,7 @@ use token_wallet::proto::v1;
 use token_wallet::sandbox::{Ending, Endpoint};
 use tonic::Status;
 
-use super::oracle::LOST;
+use super::oracle::{LOST, Row};
 use super::plan::KINDS;
 use super::town::{Town, slug};
 use crate::support::harness::reason;
@@ -57,11 +57,23 @@ impl Town {
                     self.judge_the_dead(user).await;
                 }
                 dead.insert(user);
-            } else if self.weather[self.users[user].kind].is_calm(self.minute) && self.consent(user).ended.is_none() {
+            } else if self.weather[self.users[user].kind].is_calm(self.minute)
+                && self.consent(user).ended.is_none()
+                && !self.is_reprieved(&row).await
+            {
                 self.fail(user, "is not served though the provider is well").await;
             }
         }
         self.ledger.dead = dead;
+    }
+
+    /// Whether a grant whose refresh token is lost, and refused, is not ended because the provider refuses, or refused a
+    /// while ago, too many at once.
+    async fn is_reprieved(&self, row: &Row) -> bool {
+        let lost = row.state == "suspect" && row.doubted.is_some() && self.consent(row.user).reuses > 0;
+        let (slug, since) = (self.slug(&self.users[row.user]), self.harness.clock.now().millis() - STALE);
+        let frozen = format!("SELECT COUNT(*) FROM providers WHERE slug = '{slug}' AND frozen_until > {since}");
+        lost && self.database.number(&frozen).await == 1
     }
 
     /// What providers were sent keeps to the budget, by a bucket of one second's worth.
