@@ -178,7 +178,7 @@ impl App {
         while !self.tasks.is_empty() {
             tokio::time::sleep(LOOK).await;
         }
-        Ok(())
+        self.wallet.census().await
     }
 
     /// Returns when a listener has broken: the service is of no use any more and shall be shut down.

@@ -1,71 +1,125 @@
 //! Metrics, for Prometheus to read. No label ever holds a user, an account or a secret.
 
+use std::fmt::Write as _;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use metrics::{Counter, Gauge, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-/// Counter: answered requests, by `method` (`WalletService/GetAccessToken`) and `code` (`OK`, `NOT_FOUND`, …).
-pub const REQUESTS: &str = "token_wallet_requests_total";
+const REQUESTS: &str = "token_wallet_requests_total";
+const REQUEST_SECONDS: &str = "token_wallet_request_duration_seconds";
+const REFRESHES: &str = "token_wallet_refreshes_total";
+const IN_DOUBT: &str = "token_wallet_refreshes_in_doubt_total";
+const ROTATION_OUTCOME_LOST: &str = "token_wallet_rotation_outcome_lost_total";
+const VERDICTS_FROZEN: &str = "token_wallet_verdicts_frozen_total";
+const GRANTS: &str = "token_wallet_grants";
+const GRANTS_IN_DOUBT: &str = "token_wallet_grants_in_doubt";
+const DUE: &str = "token_wallet_due_grants";
+const OLDEST_DUE_SECONDS: &str = "token_wallet_oldest_due_seconds";
+const SMALLEST_LIFE_SECONDS: &str = "token_wallet_smallest_remaining_life_seconds";
+const BREAKER_OPEN: &str = "token_wallet_breaker_open";
+const PROVIDER_PAUSED: &str = "token_wallet_provider_paused";
+const PROVIDER_MISCONFIGURED: &str = "token_wallet_provider_misconfigured";
+const ANSWER_DURABLE_SECONDS: &str = "token_wallet_answer_durable_seconds";
+const COMMIT_BATCH: &str = "token_wallet_commit_batch_results";
+const SPOOL_RECORDS: &str = "token_wallet_spool_records";
+const SPOOL_APPENDS: &str = "token_wallet_spool_appends_total";
+const SPOOL_FAILURES: &str = "token_wallet_spool_failures_total";
+const SPOOL_UNREADABLE: &str = "token_wallet_spool_unreadable_total";
+const STATEMENTS: &str = "token_wallet_store_statements_total";
+const JOB_RUNS: &str = "token_wallet_job_runs_total";
+pub(crate) const CACHE_HITS: &str = "token_wallet_cache_hits_total";
+pub(crate) const CACHE_MISSES: &str = "token_wallet_cache_misses_total";
+pub(crate) const CACHE_DROPS: &str = "token_wallet_cache_drops_total";
+pub(crate) const CACHE_BYTES: &str = "token_wallet_cache_bytes";
+pub(crate) const CACHE_ENTRIES: &str = "token_wallet_cache_entries";
 
-/// Histogram: seconds from a request's headers to its answer, by `method`.
-pub const REQUEST_SECONDS: &str = "token_wallet_request_duration_seconds";
+/// One of our metrics, as operators see it. A provider is named by its slug.
+pub struct Metric {
+    /// Its name; it ends with its unit, where it has one.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// Its labels, separated by commas.
+    pub labels: &'static str,
+    /// What it says.
+    pub meaning: &'static str,
+}
 
-/// Counter: refreshes, by `provider` (slug) and `outcome` (`refreshed`, `refused`, `unavailable`, …).
-pub const REFRESHES: &str = "token_wallet_refreshes_total";
+/// What a metric is.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// It only grows, while a process lives.
+    Counter,
+    /// It is what it is now.
+    Gauge,
+    /// It counts what was measured, by upper bounds.
+    Histogram,
+}
 
-/// Counter: ended runs of jobs, by `job` and `outcome` (`well`, `failed`).
-pub const JOB_RUNS: &str = "token_wallet_job_runs_total";
+const fn counter_of(name: &'static str, labels: &'static str, meaning: &'static str) -> Metric {
+    Metric { name, kind: Kind::Counter, labels, meaning }
+}
 
-/// Counter: refreshes that were sent and not answered, so that their outcome is in doubt, by `provider`.
-pub const IN_DOUBT: &str = "token_wallet_refreshes_in_doubt_total";
+const fn gauge_of(name: &'static str, labels: &'static str, meaning: &'static str) -> Metric {
+    Metric { name, kind: Kind::Gauge, labels, meaning }
+}
 
-/// Counter: grants ended because a new refresh token was lost with the answer that brought it, by `provider`.
-pub const ROTATION_OUTCOME_LOST: &str = "token_wallet_rotation_outcome_lost_total";
+const fn histogram_of(name: &'static str, labels: &'static str, meaning: &'static str) -> Metric {
+    Metric { name, kind: Kind::Histogram, labels, meaning }
+}
 
-/// Counter: how often a provider refused so many grants at once that none was ended for a while, by `provider`.
-pub const VERDICTS_FROZEN: &str = "token_wallet_verdicts_frozen_total";
-/// Gauge: current grants, by `state`.
-pub const GRANTS: &str = "token_wallet_grants";
-
-/// Gauge: current grants with a refresh whose outcome is not known.
-pub const GRANTS_IN_DOUBT: &str = "token_wallet_grants_in_doubt";
-
-/// Gauge: grants to be refreshed now, by `provider`.
-pub const DUE: &str = "token_wallet_due_grants";
-
-/// Gauge: seconds that the longest of them waits, by `provider`.
-pub const OLDEST_DUE_SECONDS: &str = "token_wallet_oldest_due_seconds";
-
-/// Gauge: seconds until the first token ends that is refreshed ahead, by `provider`; 0 if one has ended.
-pub const SMALLEST_LIFE_SECONDS: &str = "token_wallet_smallest_remaining_life_seconds";
-
-/// Gauge: 1 while a `provider` (slug) fails and is sent nothing but probes, by this replica's breaker.
-pub const BREAKER_OPEN: &str = "token_wallet_breaker_open";
-
-/// Gauge: 1 while a `provider` (slug) has asked to be sent nothing (429).
-pub const PROVIDER_PAUSED: &str = "token_wallet_provider_paused";
-
-/// Gauge: 1 while a `provider` (slug) refuses our client credentials.
-pub const PROVIDER_MISCONFIGURED: &str = "token_wallet_provider_misconfigured";
-/// Histogram: seconds from a provider's parsed answer to the acknowledged commit or the spool's sync.
-pub const ANSWER_DURABLE_SECONDS: &str = "token_wallet_answer_durable_seconds";
-
-/// Histogram: results that one transaction recorded.
-pub const COMMIT_BATCH: &str = "token_wallet_commit_batch_results";
-
-/// Gauge: answers in this process's spool.
-pub const SPOOL_RECORDS: &str = "token_wallet_spool_records";
-
-/// Counter: answers spooled.
-pub const SPOOL_APPENDS: &str = "token_wallet_spool_appends_total";
-
-/// Counter: answers that could not be spooled.
-pub const SPOOL_FAILURES: &str = "token_wallet_spool_failures_total";
-
-/// Counter: answers found in the spool that could not be read.
-pub const SPOOL_UNREADABLE: &str = "token_wallet_spool_unreadable_total";
+/// All of them.
+pub const METRICS: [Metric; 27] = [
+    counter_of(REQUESTS, "method, code", "Answered requests, by gRPC code"),
+    histogram_of(REQUEST_SECONDS, "method", "Seconds from a request's headers to its answer"),
+    counter_of(
+        REFRESHES,
+        "provider, outcome",
+        "Refreshes: `refreshed`, or what the provider's answer or silence was taken for",
+    ),
+    counter_of(IN_DOUBT, "provider", "Refreshes that were sent and whose outcome is not known"),
+    counter_of(
+        ROTATION_OUTCOME_LOST,
+        "provider",
+        "Grants that ended because a new refresh token was lost with the answer that brought it",
+    ),
+    counter_of(
+        VERDICTS_FROZEN,
+        "provider",
+        "How often a provider refused so many grants at once that none was ended for a while",
+    ),
+    gauge_of(GRANTS, "state", "Current grants"),
+    gauge_of(GRANTS_IN_DOUBT, "", "Current grants with a refresh whose outcome is not known"),
+    gauge_of(DUE, "provider", "Grants to be refreshed now"),
+    gauge_of(OLDEST_DUE_SECONDS, "provider", "Seconds that the longest of them waits"),
+    gauge_of(
+        SMALLEST_LIFE_SECONDS,
+        "provider",
+        "Seconds until the first token ends that is refreshed ahead: 0 if one has ended, `+Inf` if there is none",
+    ),
+    gauge_of(BREAKER_OPEN, "provider", "1 while it fails and this replica sends it nothing but probes"),
+    gauge_of(PROVIDER_PAUSED, "provider", "1 while it has asked to be sent nothing (429)"),
+    gauge_of(PROVIDER_MISCONFIGURED, "provider", "1 while it refuses our client credentials"),
+    histogram_of(
+        ANSWER_DURABLE_SECONDS,
+        "",
+        "Seconds from a provider's parsed answer to the acknowledged commit, or to the spool's sync",
+    ),
+    histogram_of(COMMIT_BATCH, "", "Results that one transaction recorded"),
+    gauge_of(SPOOL_RECORDS, "", "Answers in this process's spool"),
+    counter_of(SPOOL_APPENDS, "", "Answers spooled"),
+    counter_of(SPOOL_FAILURES, "", "Answers that could not be spooled"),
+    counter_of(SPOOL_UNREADABLE, "", "Answers found in the spool that could not be read"),
+    counter_of(STATEMENTS, "statement", "Statements sent to the store"),
+    counter_of(JOB_RUNS, "job, outcome", "Ended runs of jobs: `well`, `failed`"),
+    counter_of(CACHE_HITS, "shelf", "Look-ups in memory that found something"),
+    counter_of(CACHE_MISSES, "shelf", "Look-ups in memory that had to go to the store"),
+    counter_of(CACHE_DROPS, "shelf", "Changes that made something in memory stale"),
+    gauge_of(CACHE_BYTES, "shelf", "Bytes held in memory"),
+    gauge_of(CACHE_ENTRIES, "shelf", "Entries held in memory"),
+];
 
 /// Upper bounds in seconds, finest where answers usually are, and around the moment of spooling.
 const DURABLE_BUCKETS: [f64; 16] =
@@ -76,22 +130,6 @@ const BATCH_BUCKETS: [f64; 7] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0];
 
 /// Upper bounds in seconds: a hot get takes microseconds, a refresh waits for a provider.
 const REQUEST_BUCKETS: [f64; 12] = [0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
-
-/// Counter: statements sent to the store, by `statement`.
-pub const STATEMENTS: &str = "token_wallet_store_statements_total";
-
-/// Counters: look-ups in memory that found something, and that did not, by `shelf` (`tokens`, `providers`, `api_keys`).
-pub const CACHE_HITS: &str = "token_wallet_cache_hits_total";
-/// See [`CACHE_HITS`].
-pub const CACHE_MISSES: &str = "token_wallet_cache_misses_total";
-
-/// Counter: changes that made something in memory stale, by `shelf`.
-pub const CACHE_DROPS: &str = "token_wallet_cache_drops_total";
-
-/// Gauges: what is held in memory, by `shelf`.
-pub const CACHE_BYTES: &str = "token_wallet_cache_bytes";
-/// See [`CACHE_BYTES`].
-pub const CACHE_ENTRIES: &str = "token_wallet_cache_entries";
 
 static RECORDER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 
@@ -108,38 +146,26 @@ pub fn install() {
             builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets)
         });
         let handle = builder.ok()?.install_recorder().ok()?;
-        describe_counter!(REQUESTS, "Answered requests by method and gRPC code");
-        describe_histogram!(REQUEST_SECONDS, Unit::Seconds, "Seconds until a request was answered, by method");
-        describe_counter!(REFRESHES, "Refreshes by provider and outcome");
-        describe_counter!(JOB_RUNS, "Ended runs of jobs, by job and outcome");
-        describe_counter!(IN_DOUBT, "Refreshes that were sent and not answered, by provider");
-        describe_counter!(
-            ROTATION_OUTCOME_LOST,
-            "Grants ended because a new refresh token was lost on its way, by provider"
-        );
-        describe_counter!(VERDICTS_FROZEN, "Waves of refusals that ended no grant, by provider");
-        describe_gauge!(GRANTS, "Current grants, by state");
-        describe_gauge!(GRANTS_IN_DOUBT, "Current grants with a refresh whose outcome is not known");
-        describe_gauge!(DUE, "Grants to be refreshed now, by provider");
-        describe_gauge!(OLDEST_DUE_SECONDS, Unit::Seconds, "Seconds that the longest due grant waits, by provider");
-        describe_gauge!(SMALLEST_LIFE_SECONDS, Unit::Seconds, "Seconds until the first token ends, by provider");
-        describe_gauge!(BREAKER_OPEN, "1 while a provider fails and is sent nothing but probes");
-        describe_gauge!(PROVIDER_PAUSED, "1 while a provider has asked to be sent nothing");
-        describe_gauge!(PROVIDER_MISCONFIGURED, "1 while a provider refuses our client credentials");
-        describe_histogram!(ANSWER_DURABLE_SECONDS, Unit::Seconds, "Seconds until an answer was stored or spooled");
-        describe_histogram!(COMMIT_BATCH, "Results that one transaction recorded");
-        describe_gauge!(SPOOL_RECORDS, "Answers in the spool");
-        describe_counter!(SPOOL_APPENDS, "Answers spooled");
-        describe_counter!(SPOOL_FAILURES, "Answers that could not be spooled");
-        describe_counter!(SPOOL_UNREADABLE, "Answers in the spool that could not be read");
-        describe_counter!(STATEMENTS, "Statements sent to the store");
-        describe_counter!(CACHE_HITS, "Look-ups in memory that found something");
-        describe_counter!(CACHE_MISSES, "Look-ups in memory that had to go to the store");
-        describe_counter!(CACHE_DROPS, "Changes that made something in memory stale");
-        describe_gauge!(CACHE_BYTES, Unit::Bytes, "Bytes held in memory of the store");
-        describe_gauge!(CACHE_ENTRIES, "Entries held in memory of the store");
+        for metric in METRICS {
+            match metric.kind {
+                Kind::Counter => describe_counter!(metric.name, metric.meaning),
+                Kind::Gauge => describe_gauge!(metric.name, metric.meaning),
+                Kind::Histogram => describe_histogram!(metric.name, metric.meaning),
+            }
+        }
         Some(handle)
     });
+}
+
+/// What operators may read of each, as a Markdown table.
+pub fn table() -> String {
+    let mut table = "| metric | kind | labels | meaning |\n|---|---|---|---|\n".to_owned();
+    for Metric { name, kind, labels, meaning } in METRICS {
+        let kind = format!("{kind:?}").to_lowercase();
+        // Writing to a text does not fail.
+        let _ = writeln!(table, "| `{name}` | {kind} | {labels} | {meaning} |");
+    }
+    table
 }
 
 /// Everything counted so far, in the Prometheus text format; empty before [`install`].
@@ -179,9 +205,8 @@ pub fn grants_in_doubt(count: u32) {
 pub fn backlog(provider: &str, due: u32, oldest: Duration, smallest_life: Option<Duration>) {
     gauge!(DUE, "provider" => provider.to_owned()).set(f64::from(due));
     gauge!(OLDEST_DUE_SECONDS, "provider" => provider.to_owned()).set(oldest.as_secs_f64());
-    if let Some(life) = smallest_life {
-        gauge!(SMALLEST_LIFE_SECONDS, "provider" => provider.to_owned()).set(life.as_secs_f64());
-    }
+    let life = smallest_life.map_or(f64::INFINITY, |life| life.as_secs_f64());
+    gauge!(SMALLEST_LIFE_SECONDS, "provider" => provider.to_owned()).set(life);
 }
 
 /// Counts a refresh that was not answered.

@@ -18,6 +18,7 @@ mod leak;
 mod lost_answers;
 mod lost_commits;
 mod main_job;
+mod metrics;
 mod numbers;
 mod ordinary_build;
 mod outbound;
