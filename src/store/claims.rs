@@ -92,12 +92,13 @@ statements! {
     POSTPONE {
         "UPDATE grants SET due_at = $3, sweep_at = $3 WHERE id = $1 AND fence = $2 AND lease_until <= $4 AND sweep_at <= $4"
     }
-    // The fence stays raised: numbers are not used twice. An older claim may still be in doubt.
+    // The fence stays raised: numbers are not used twice. An older claim may still be in doubt. After the lease's end too:
+    // nobody has claimed since, and what was not sent needs no doubt.
     RELEASE {
         "UPDATE grants SET attempted_at = CASE WHEN doubted_fence IS NULL THEN NULL ELSE attempted_at END,
             lease_owner = CASE WHEN doubted_fence IS NULL THEN NULL ELSE lease_owner END,
             lease_until = CASE WHEN doubted_fence IS NULL THEN NULL ELSE $3 END
-         WHERE id = $1 AND fence = $2 AND committed_fence < $2 AND lease_until > $3"
+         WHERE id = $1 AND fence = $2 AND committed_fence < $2 AND lease_owner = $4"
     }
 }
 
@@ -190,9 +191,9 @@ impl Store {
         Ok(self.db.execute(&POSTPONE, args![judged.id, judged.fence, until, now]).await? == 1)
     }
 
-    /// Gives a claim back whose token was not sent. False if it is not this fence's any more, or its lease is over.
-    pub async fn release(&self, id: GrantId, fence: i64, now: Timestamp) -> Result<bool, StoreError> {
-        Ok(self.db.lane(Lane::Claims).execute(&RELEASE, args![id, fence, now]).await? == 1)
+    /// Gives a claim back whose token was not sent. False if it is not this fence's any more.
+    pub async fn release(&self, id: GrantId, fence: i64, by: ReplicaId, now: Timestamp) -> Result<bool, StoreError> {
+        Ok(self.db.lane(Lane::Claims).execute(&RELEASE, args![id, fence, now, by]).await? == 1)
     }
 }
 

@@ -188,7 +188,7 @@ impl Inner {
     }
 
     async fn give_back(&self, grant: &Grant) -> Landing {
-        if let Err(error) = self.store.release(grant.id, grant.fence, self.clock.now()).await {
+        if let Err(error) = self.store.release(grant.id, grant.fence, self.replica, self.clock.now()).await {
             tracing::warn!(grant = %grant.id, %error, "could not give back a claim; its lease will run out");
         }
         Landing::Elsewhere
