@@ -85,9 +85,13 @@ statements! {
                 AND NOT " wanted!() "ORDER BY sweep_at LIMIT $3)
             AND lease_until IS NULL AND NOT " wanted!()
     }
+    PROVIDERS_IN_DOUBT {
+        "SELECT DISTINCT provider_id FROM grants WHERE " refreshable!() "AND lease_until <= $1 AND sweep_at <= $1
+         ORDER BY provider_id"
+    }
     IN_DOUBT {
-        "SELECT " grant_columns!() " FROM grants WHERE " refreshable!() "AND lease_until <= $1 AND sweep_at <= $1
-         ORDER BY sweep_at LIMIT $2"
+        "SELECT " grant_columns!() " FROM grants WHERE provider_id = $2 AND " refreshable!()
+        "AND lease_until <= $1 AND sweep_at <= $1 ORDER BY sweep_at LIMIT $3"
     }
     POSTPONE {
         "UPDATE grants SET due_at = $3, sweep_at = $3 WHERE id = $1 AND fence = $2 AND lease_until <= $4 AND sweep_at <= $4"
@@ -181,9 +185,21 @@ impl Store {
         self.db.execute(&RETIRE, args![now, provider, limit]).await
     }
 
-    /// Up to `limit` grants to be swept that are in doubt: a claim's lease is over and its outcome is not known.
-    pub async fn grants_in_doubt(&self, now: Timestamp, limit: u32) -> Result<Vec<Grant>, StoreError> {
-        self.db.all(&IN_DOUBT, args![now, limit]).await?.iter().map(grant).collect()
+    /// The providers with a grant that [`Self::grants_in_doubt`] would answer.
+    pub async fn providers_in_doubt(&self, now: Timestamp) -> Result<Vec<ProviderId>, StoreError> {
+        let rows = self.db.all(&PROVIDERS_IN_DOUBT, args![now]).await?;
+        rows.iter().map(|row| row.of("grants", "", "provider_id")?.parse("provider_id")).collect()
+    }
+
+    /// Up to `limit` of a provider's grants to be swept that are in doubt: a claim's lease is over and its outcome is not
+    /// known.
+    pub async fn grants_in_doubt(
+        &self,
+        provider: ProviderId,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Grant>, StoreError> {
+        self.db.all(&IN_DOUBT, args![now, provider, limit]).await?.iter().map(grant).collect()
     }
 
     /// Has a grant in doubt looked at again at `until`. False if it is not as it was.

@@ -186,15 +186,18 @@ async fn what_is_in_doubt_is_not_swept_but_looked_at(store: &Fixture) {
     let provider = store.configured("acme").await;
     let grant = link_due(store, provider, "a", 10).await;
     store.claim_due(provider, me(), 9, at(10), at(30)).await.unwrap();
-    assert_eq!(store.grants_in_doubt(at(29), 9).await.unwrap(), []);
+    assert_eq!(store.grants_in_doubt(provider, at(29), 9).await.unwrap(), []);
+    assert_eq!(store.providers_in_doubt(at(29)).await.unwrap(), []);
     assert_eq!(store.providers_due(at(30)).await.unwrap(), []);
     assert_eq!(store.claim_due(provider, me(), 9, at(30), at(50)).await.unwrap(), []);
-    let doubtful = store.grants_in_doubt(at(30), 9).await.unwrap();
+    let doubtful = store.grants_in_doubt(provider, at(30), 9).await.unwrap();
     assert_eq!(doubtful, [store.judged(grant).await]);
+    assert_eq!(store.providers_in_doubt(at(30)).await.unwrap(), [provider]);
+    assert_eq!(store.grants_in_doubt(store.configured("zeta").await, at(30), 9).await.unwrap(), []);
     assert!(store.postpone_doubt(&doubtful[0], at(70), at(30)).await.unwrap());
     assert!(!store.postpone_doubt(&doubtful[0], at(90), at(31)).await.unwrap());
-    assert_eq!(store.grants_in_doubt(at(69), 9).await.unwrap(), []);
-    assert_eq!(store.grants_in_doubt(at(70), 9).await.unwrap().len(), 1);
+    assert_eq!(store.grants_in_doubt(provider, at(69), 9).await.unwrap(), []);
+    assert_eq!(store.grants_in_doubt(provider, at(70), 9).await.unwrap().len(), 1);
 }
 
 async fn due_grants_are_claimed_oldest_first_up_to_the_limit(store: &Fixture) {
