@@ -15,7 +15,6 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::domain::error::Failure;
 use crate::store::{Engine, Stale, Store, StoreError};
 
 pub use shelf::{Concern, Kind, Shelf};
@@ -64,7 +63,7 @@ impl Cache {
         &self,
         stale: Stale,
         change: impl Future<Output = Result<T, StoreError>> + Send + 'static,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, StoreError> {
         let cache = self.clone();
         let work = self.0.tasks.spawn(async move {
             let result = change.await;
@@ -72,7 +71,7 @@ impl Cache {
             cache.forget(&stale);
             result
         });
-        Ok(work.await.map_err(|_| Failure::Internal)??)
+        work.await.unwrap_or_else(|_| Err(StoreError::Other("a change broke off".to_owned())))
     }
 
     /// Waits until no replica serves what was changed before.

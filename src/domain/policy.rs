@@ -33,6 +33,9 @@ pub const LIMITED_FOR: Duration = Duration::from_secs(30);
 /// No provider makes us wait longer than this.
 pub const LONGEST_PAUSE: Duration = Duration::from_mins(15);
 
+/// While a provider refuses too many grants at once none is ended, until this long after the last wave.
+pub const FREEZE: Duration = Duration::from_mins(30);
+
 /// How long after a first refusal the provider is asked to confirm it.
 const CONFIRM_AFTER: Duration = Duration::from_mins(1);
 
@@ -44,6 +47,12 @@ const CONFIRM_AFTER_DEATH: Duration = Duration::from_secs(5);
 pub fn paused_until(now: Timestamp, asked: Option<Duration>, spread: f64) -> Timestamp {
     let asked = asked.unwrap_or(LIMITED_FOR).clamp(Duration::from_secs(1), LONGEST_PAUSE);
     now.plus((asked + asked.mul_f64(unit(spread) / 2.0)).min(LONGEST_PAUSE))
+}
+
+/// The latest moment that a clock which is about right names when it means "in `span` at most". What lies further ahead
+/// was written by one that is wrong.
+pub fn latest(now: Timestamp, span: Duration) -> Timestamp {
+    now.plus(span + span / 2)
 }
 
 /// The floor F: no token with less life left is ever handed out.

@@ -116,6 +116,19 @@ impl Standing {
         }
     }
 
+    /// Without what only a replica whose clock is far ahead can have written: a pause that no provider may ask for, a
+    /// try of our credentials that comes too late. Such a freeze stays: the clock that is wrong may be our own, and none
+    /// may end a grant.
+    #[must_use]
+    pub fn credible(self, now: Timestamp) -> Self {
+        let within = |at: Option<Timestamp>, span| at.filter(|at| *at <= policy::latest(now, span));
+        Self {
+            paused_until: within(self.paused_until, policy::LONGEST_PAUSE),
+            probe_at: within(self.probe_at, policy::PROBE_EVERY),
+            ..self
+        }
+    }
+
     /// Whether a success is news: something blames our credentials.
     pub const fn is_blamed(&self) -> bool {
         self.misconfigured_at.is_some() || self.blamed_by.is_some()
@@ -281,6 +294,27 @@ mod tests {
             (standing(at(1), at(11), at(11)), Health::Misconfigured),
         ] {
             assert_eq!(standing.health(now), health, "{standing:?}");
+        }
+    }
+
+    #[test]
+    fn s9_what_only_a_clock_far_ahead_can_have_written_does_not_count() {
+        let now = Timestamp::from_millis(1_000_000);
+        let standing = |secs: u64| Standing {
+            paused_until: Some(now.plus(Duration::from_secs(secs))),
+            probe_at: Some(now.plus(Duration::from_secs(secs))),
+            frozen_until: Some(now.plus(Duration::from_secs(secs))),
+            misconfigured_at: Some(now),
+            ..Standing::default()
+        };
+        for (secs, paused, probe) in
+            [(60, true, true), (90, true, true), (91, true, false), (1_350, true, false), (1_351, false, false)]
+        {
+            let written = standing(secs);
+            let credible = written.credible(now);
+            assert_eq!((credible.paused_until.is_some(), credible.probe_at.is_some()), (paused, probe), "{secs}");
+            let (paused_until, probe_at) = (written.paused_until, written.probe_at);
+            assert_eq!(Standing { paused_until, probe_at, ..credible }, written);
         }
     }
 

@@ -10,7 +10,7 @@ use crate::domain::ids::FlowId;
 use crate::domain::provider::Verdict;
 use crate::domain::secret::Ticket;
 use crate::failpoint::failpoint;
-use crate::providers::{self, Provider, Urgency};
+use crate::providers::{self, Provider, Target, Urgency};
 use crate::store::{ClaimedFlow, FlowStep};
 use crate::vault::random;
 use crate::wallet::RedeemError;
@@ -85,9 +85,8 @@ impl Linking {
     async fn redeem(&self, flow: Flow) -> Result<Option<Outcome>, Failure> {
         let linking = self.clone();
         let task = self.0.tasks.spawn(async move {
-            let provider = linking.0.registry.by_id(flow.provider).await?;
             // Before the claim: one that waited for its turn would be taken for abandoned.
-            let permit = linking.0.registry.permit(&provider, Urgency::Link).await?;
+            let (provider, permit) = linking.0.registry.permit(flow.provider, Target::Token, Urgency::Link).await?;
             let now = linking.0.clock.now();
             let Some(claimed) = linking.0.store.claim_flow(flow.id, linking.0.replica, now).await? else {
                 return Ok(None);
@@ -140,8 +139,7 @@ impl Linking {
             return self.told(flow).await;
         };
         let answer = self.0.wallet.open_parked(&flow, &sealed)?;
-        let provider = self.0.registry.by_id(flow.provider).await?;
-        let permit = self.0.registry.permit(&provider, Urgency::Link).await?;
+        let (provider, permit) = self.0.registry.permit(flow.provider, Target::Profile, Urgency::Link).await?;
         let profile = provider.userinfo(&answer.access_token).await;
         let _ = self.0.registry.settle(&provider, permit, &profile).await;
         let failure = match profile {

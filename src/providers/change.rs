@@ -84,7 +84,7 @@ impl Registry {
         }
     }
 
-    /// Changes what `change` says, and has refused credentials tried again at once.
+    /// Changes what `change` says, has refused credentials tried again at once, and ends a pause.
     ///
     /// # Errors
     ///

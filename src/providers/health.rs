@@ -1,32 +1,42 @@
 //! What a provider's answers say of how we stand with it, told to all replicas.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::gate::{ClosedBy, Permit, Settled, Signal, Urgency};
+use super::gate::{ClosedBy, Permit, Settled, Signal, Target, Urgency};
 use super::provider::Provider;
 use super::registry::Registry;
 use crate::clock::Timestamp;
 use crate::domain::error::Failure;
 use crate::domain::event::{Event, EventKind};
-use crate::domain::ids::GrantId;
+use crate::domain::ids::{GrantId, ProviderId};
 use crate::domain::policy;
 use crate::domain::provider::Verdict;
 use crate::store::{Blame, ProviderSecretRow, Stale, Store, StoreError};
 use crate::vault::random;
 
 impl Registry {
-    /// A permit of the gate; where the provider refuses our credentials, that of a probe, if it is time for one.
+    /// A permit of the gate, and the provider as it is when the permit is given; where the provider refuses our
+    /// credentials, the permit of a probe, if it is time for one.
     ///
     /// # Errors
     ///
-    /// [`Failure::ProviderUnavailable`] and [`Failure::ProviderMisconfigured`]: nothing may be sent.
-    pub async fn permit(&self, provider: &Provider, urgency: Urgency) -> Result<Permit, Failure> {
-        let closed = match self.gate.permit(provider, urgency).await {
-            Ok(permit) => return Ok(permit),
+    /// [`Failure::ProviderUnavailable`] and [`Failure::ProviderMisconfigured`]: nothing may be sent; and those of
+    /// [`Self::by_id`].
+    pub async fn permit(
+        &self,
+        id: ProviderId,
+        target: Target,
+        urgency: Urgency,
+    ) -> Result<(Arc<Provider>, Permit), Failure> {
+        let (provider, permit) = self.gate.permit(target, urgency, || self.by_id(id)).await?;
+        let closed = match permit {
+            Ok(permit) => return Ok((provider, permit)),
             Err(closed) => closed,
         };
-        let probe = if closed.why == ClosedBy::Misconfigured { self.probe(provider).await } else { None };
-        probe.ok_or_else(|| closed.failure(self.wire.clock.now()))
+        let probe = if closed.why == ClosedBy::Misconfigured { self.probe(&provider).await } else { None };
+        let permit = probe.ok_or_else(|| closed.failure(self.wire.clock.now()))?;
+        Ok((provider, permit))
     }
 
     /// The provider limits us (429) and asked for this pause: nobody sends it anything before what is answered. Where
@@ -36,8 +46,11 @@ impl Registry {
         let until = policy::paused_until(now, asked, random::spread());
         self.gate.pause(provider, until);
         let id = provider.id;
-        if let Err(error) = self.note(async move |store| store.pause_provider(id, until, now).await).await {
-            tracing::warn!(provider = %provider.slug, %error, "could not tell the other replicas of a provider's pause");
+        match self.note(async move |store| store.pause_provider(id, until, now).await).await {
+            Ok(_) => self.gate.pause_is_noted(provider, until),
+            Err(error) => {
+                tracing::warn!(provider = %provider.slug, %error, "could not tell the other replicas of a provider's pause");
+            }
         }
         until
     }
@@ -71,6 +84,7 @@ impl Registry {
         let (id, now) = (provider.id, self.wire.clock.now());
         match self.note(async move |store| store.blame_provider(id, grant, now).await).await {
             Ok(Blame::Misconfigured) => {
+                self.gate.look_again(provider);
                 tracing::error!(provider = %provider.slug, "the provider refuses our credentials; its grants wait until they are mended");
             }
             Ok(Blame::First | Blame::Already) => {}
@@ -81,7 +95,7 @@ impl Registry {
     }
 
     /// Writes what is noted of a provider, and drops what memory had of it: the next look-up reads it anew.
-    async fn note<T: Send + 'static, W>(&self, write: impl FnOnce(Store) -> W) -> Result<T, Failure>
+    async fn note<T: Send + 'static, W>(&self, write: impl FnOnce(Store) -> W) -> Result<T, StoreError>
     where
         W: Future<Output = Result<T, StoreError>> + Send + 'static,
     {

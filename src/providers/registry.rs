@@ -135,6 +135,7 @@ impl Registry {
     }
 
     fn merged(&self, row: ProviderRow) -> Result<Provider, Failure> {
+        let row = ProviderRow { standing: row.standing.credible(self.wire.clock.now()), ..row };
         let (id, slug) = (row.id, row.slug.clone());
         merge(self.catalog.entry(&row.catalog_entry), row, &self.site, &self.wire).map_err(|error| match error {
             MergeError::NoSandbox => {

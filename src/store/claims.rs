@@ -85,19 +85,24 @@ statements! {
                 AND NOT " wanted!() "ORDER BY sweep_at LIMIT $3)
             AND lease_until IS NULL AND NOT " wanted!()
     }
+    PROVIDERS_IN_DOUBT {
+        "SELECT DISTINCT provider_id FROM grants WHERE " refreshable!() "AND lease_until <= $1 AND sweep_at <= $1
+         ORDER BY provider_id"
+    }
     IN_DOUBT {
-        "SELECT " grant_columns!() " FROM grants WHERE " refreshable!() "AND lease_until <= $1 AND sweep_at <= $1
-         ORDER BY sweep_at LIMIT $2"
+        "SELECT " grant_columns!() " FROM grants WHERE provider_id = $2 AND " refreshable!()
+        "AND lease_until <= $1 AND sweep_at <= $1 ORDER BY sweep_at LIMIT $3"
     }
     POSTPONE {
         "UPDATE grants SET due_at = $3, sweep_at = $3 WHERE id = $1 AND fence = $2 AND lease_until <= $4 AND sweep_at <= $4"
     }
-    // The fence stays raised: numbers are not used twice. An older claim may still be in doubt.
+    // The fence stays raised: numbers are not used twice. An older claim may still be in doubt. After the lease's end too:
+    // nobody has claimed since, and what was not sent needs no doubt.
     RELEASE {
         "UPDATE grants SET attempted_at = CASE WHEN doubted_fence IS NULL THEN NULL ELSE attempted_at END,
             lease_owner = CASE WHEN doubted_fence IS NULL THEN NULL ELSE lease_owner END,
             lease_until = CASE WHEN doubted_fence IS NULL THEN NULL ELSE $3 END
-         WHERE id = $1 AND fence = $2 AND committed_fence < $2 AND lease_until > $3"
+         WHERE id = $1 AND fence = $2 AND committed_fence < $2 AND lease_owner = $4"
     }
 }
 
@@ -180,9 +185,21 @@ impl Store {
         self.db.execute(&RETIRE, args![now, provider, limit]).await
     }
 
-    /// Up to `limit` grants to be swept that are in doubt: a claim's lease is over and its outcome is not known.
-    pub async fn grants_in_doubt(&self, now: Timestamp, limit: u32) -> Result<Vec<Grant>, StoreError> {
-        self.db.all(&IN_DOUBT, args![now, limit]).await?.iter().map(grant).collect()
+    /// The providers with a grant that [`Self::grants_in_doubt`] would answer.
+    pub async fn providers_in_doubt(&self, now: Timestamp) -> Result<Vec<ProviderId>, StoreError> {
+        let rows = self.db.all(&PROVIDERS_IN_DOUBT, args![now]).await?;
+        rows.iter().map(|row| row.of("grants", "", "provider_id")?.parse("provider_id")).collect()
+    }
+
+    /// Up to `limit` of a provider's grants to be swept that are in doubt: a claim's lease is over and its outcome is not
+    /// known.
+    pub async fn grants_in_doubt(
+        &self,
+        provider: ProviderId,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Grant>, StoreError> {
+        self.db.all(&IN_DOUBT, args![now, provider, limit]).await?.iter().map(grant).collect()
     }
 
     /// Has a grant in doubt looked at again at `until`. False if it is not as it was.
@@ -190,9 +207,9 @@ impl Store {
         Ok(self.db.execute(&POSTPONE, args![judged.id, judged.fence, until, now]).await? == 1)
     }
 
-    /// Gives a claim back whose token was not sent. False if it is not this fence's any more, or its lease is over.
-    pub async fn release(&self, id: GrantId, fence: i64, now: Timestamp) -> Result<bool, StoreError> {
-        Ok(self.db.lane(Lane::Claims).execute(&RELEASE, args![id, fence, now]).await? == 1)
+    /// Gives a claim back whose token was not sent. False if it is not this fence's any more.
+    pub async fn release(&self, id: GrantId, fence: i64, by: ReplicaId, now: Timestamp) -> Result<bool, StoreError> {
+        Ok(self.db.lane(Lane::Claims).execute(&RELEASE, args![id, fence, now, by]).await? == 1)
     }
 }
 

@@ -72,8 +72,8 @@ impl Db {
         Ok(Self::Sqlite { write, lanes: Lanes::default(), read, lock })
     }
 
-    /// Connects to PostgreSQL. No session state is used: no `SET`, no `LISTEN`, no session locks, and named statements
-    /// only where a connection is a session of its own.
+    /// Connects to PostgreSQL. No session state is used: no `SET` but within a transaction, no `LISTEN`, no session
+    /// locks, and named statements only where a connection is a session of its own.
     pub(super) async fn open_postgres(url: &str, max_connections: u32) -> Result<Self, StoreError> {
         let options = PgConnectOptions::from_str(url)
             .map_err(|_| StoreError::Url("postgres://user:password@host/database is expected"))?
@@ -129,6 +129,11 @@ impl Db {
                 let rows = sql.on_sqlite(values).fetch_all(read).await?;
                 Ok(rows.into_iter().map(Row::Sqlite).collect())
             }
+            Self::Postgres { pool, pooled, .. } if !pooled.load(Ordering::Relaxed) => {
+                let rows = sql.on_postgres(values).fetch_all(pool).await;
+                let rows = rows.inspect_err(|error| note_pooler(pooled, error))?;
+                Ok(rows.into_iter().map(Row::Postgres).collect())
+            }
             Self::Postgres { .. } => self.change(sql, values).await,
         }
     }
@@ -167,7 +172,7 @@ impl Writer<'_> {
                 Tx::Sqlite { tx: write.begin_with("BEGIN IMMEDIATE").await?, _turn: turn }
             }
             Db::Postgres { pool, results, pooled } => Tx::Postgres {
-                tx: self.lane.pool(pool, results).begin().await?,
+                tx: self.lane.pool(pool, results).begin_with(self.lane.begin()).await?,
                 pooled: pooled.load(Ordering::Relaxed),
             },
         })
@@ -181,11 +186,7 @@ impl Writer<'_> {
                 let rows = sql.on_sqlite(values).fetch_all(write).await?;
                 Ok(rows.into_iter().map(Row::Sqlite).collect())
             }
-            Db::Postgres { pool, results, pooled } if !pooled.load(Ordering::Relaxed) => {
-                let rows = sql.on_postgres(values).fetch_all(self.lane.pool(pool, results)).await;
-                let rows = rows.inspect_err(|error| note_pooler(pooled, error))?;
-                Ok(rows.into_iter().map(Row::Postgres).collect())
-            }
+            // With the bounds of a transaction.
             Db::Postgres { .. } => {
                 let mut tx = self.begin().await?;
                 let rows = tx.all(sql, values).await?;
@@ -201,10 +202,6 @@ impl Writer<'_> {
             Db::Sqlite { write, lanes, .. } => {
                 let _turn = self.turn(lanes).await?;
                 Ok(sql.on_sqlite(values).execute(write).await?.rows_affected())
-            }
-            Db::Postgres { pool, results, pooled } if !pooled.load(Ordering::Relaxed) => {
-                let done = sql.on_postgres(values).execute(self.lane.pool(pool, results)).await;
-                Ok(done.inspect_err(|error| note_pooler(pooled, error))?.rows_affected())
             }
             Db::Postgres { .. } => {
                 let mut tx = self.begin().await?;
@@ -222,7 +219,35 @@ impl Writer<'_> {
     }
 }
 
+/// Begins a transaction on PostgreSQL that waits for a lock, works on a statement, and waits for our next one no longer
+/// than so many milliseconds. One message, and gone with the transaction: a pooler gives the session to others.
+macro_rules! begin {
+    ($lock:literal, $statement:literal, $idle:literal) => {
+        concat!(
+            "BEGIN; SET LOCAL lock_timeout = ",
+            $lock,
+            "; SET LOCAL statement_timeout = ",
+            $statement,
+            "; SET LOCAL idle_in_transaction_session_timeout = ",
+            $idle
+        )
+    };
+}
+
 impl Lane {
+    /// How a transaction of this lane begins on PostgreSQL. Whoever holds a row for ever then keeps only those waiting
+    /// who need it, and no session of ours holds one for ever.
+    const fn begin(self) -> &'static str {
+        match self {
+            // A batch that meets a locked row goes row by row: soon enough for those who wait for the others.
+            Self::Results => begin!(500, 10_000, 10_000),
+            // A lease has room for both.
+            Self::Claims => begin!(2_000, 5_000, 10_000),
+            // Housekeeping too: statements that change many rows.
+            Self::Rest => begin!(5_000, 60_000, 10_000),
+        }
+    }
+
     /// The connections of this lane.
     const fn pool<'a>(self, pool: &'a PgPool, results: &'a PgPool) -> &'a PgPool {
         match self {
@@ -259,6 +284,15 @@ impl Tx {
                 sql.on_postgres(values).persistent(!*pooled).execute(&mut **tx).await?.rows_affected()
             }
         })
+    }
+
+    /// Lets this transaction wait and work as long as it takes: a migration.
+    pub(super) async fn take_your_time(&mut self) -> Result<(), StoreError> {
+        match self {
+            // Nothing bounds it.
+            Self::Sqlite { .. } => Ok(()),
+            Self::Postgres { .. } => self.script("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0").await,
+        }
     }
 
     /// Runs a script of several statements: a migration.

@@ -8,6 +8,9 @@ pub enum StoreError {
     /// It cannot be reached, read or written for now: connection, pool, timeout, full or read-only disk, busy.
     #[error("the store is not available: {0}")]
     Unavailable(String),
+    /// Somebody else holds what one statement needs, and does not let go of it; the rest may be well.
+    #[error("the store is busy: {0}")]
+    Busy(String),
     /// A row does not decode.
     #[error("{table}.{column} of row {id} does not decode")]
     Corrupt {
@@ -40,7 +43,7 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the same call may succeed later.
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Unavailable(_) | Self::Busy(_))
     }
 }
 
@@ -55,7 +58,12 @@ impl From<sqlx::Error> for StoreError {
                 // Only the message and the code: PostgreSQL's details quote values.
                 let code = database.code().unwrap_or_default();
                 let text = format!("{} ({code})", database.message());
-                if is_passing(&code) { Self::Unavailable(text) } else { Self::Other(text) }
+                match code.as_ref() {
+                    // PostgreSQL: a lock is not available; a statement took too long, or an operator ended it.
+                    "55P03" | "57014" => Self::Busy(text),
+                    code if is_passing(code) => Self::Unavailable(text),
+                    _ => Self::Other(text),
+                }
             }
             _ => Self::Other(error.to_string()),
         }
@@ -84,7 +92,7 @@ fn is_passing(code: &str) -> bool {
     ];
     const POSTGRES: [&str; 5] = [
         "25006", // read-only transaction: a standby
-        "55P03", // lock not available
+        "25P03", // ended: it was idle for too long within a transaction
         "3D000", // no such database
         "26000", // a named statement is not there: a pooler gave us another session
         "42P05", // a named statement is there already: the same
@@ -100,7 +108,7 @@ impl From<StoreError> for Failure {
     /// Logs the cause, which the failure does not carry.
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Unavailable(_) => {
+            StoreError::Unavailable(_) | StoreError::Busy(_) => {
                 tracing::warn!(%error, "the store is not available");
                 Self::StoreUnavailable
             }
@@ -122,7 +130,7 @@ mod tests {
 
     #[test]
     fn passing_faults_are_told_from_lasting_ones() {
-        for code in ["5", "261", "1032", "13", "08006", "25006", "40P01", "53100", "53300", "57P01", "28P01"] {
+        for code in ["5", "261", "1032", "13", "08006", "25006", "25P03", "40P01", "53100", "53300", "57P01", "28P01"] {
             assert!(is_passing(code), "{code}");
         }
         for code in ["", "1", "11", "19", "2067", "26", "23505", "42P01", "22P02", "25001"] {

@@ -8,13 +8,14 @@ use super::sql::{args, statements};
 use crate::clock::Timestamp;
 use crate::domain::event::{Event, EventKind};
 use crate::domain::ids::ProviderId;
+use crate::domain::policy;
 
 statements! {
     SUSPECTED {
         "SELECT COUNT(*) AS suspected FROM grants WHERE provider_id = $1 AND suspect_at IS NOT NULL AND suspect_at > $2"
     }
     FREEZE {
-        "UPDATE providers SET frozen_until = $2 WHERE id = $1 AND (frozen_until IS NULL OR frozen_until <= $3)"
+        "UPDATE providers SET frozen_until = $2 WHERE id = $1 AND (frozen_until IS NULL OR frozen_until <= $3 OR frozen_until > $4)"
     }
     EXTEND { "UPDATE providers SET frozen_until = $2 WHERE id = $1 AND frozen_until < $2" }
     BACK_TO_SUSPECT {
@@ -56,7 +57,9 @@ impl Store {
         now: Timestamp,
     ) -> Result<Frozen, StoreError> {
         let mut tx = self.db.begin().await?;
-        let began = tx.execute(&FREEZE, args![provider, until, now]).await? == 1;
+        // One that a clock far ahead has written begins anew.
+        let latest = policy::latest(now, policy::FREEZE);
+        let began = tx.execute(&FREEZE, args![provider, until, now, latest]).await? == 1;
         if !began {
             tx.execute(&EXTEND, args![provider, until]).await?;
         }

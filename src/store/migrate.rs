@@ -89,6 +89,7 @@ impl Store {
 
 async fn run(db: &Db, migrations: &[Migration]) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
+    tx.take_your_time().await?;
     tx.execute(&TAKE_LOCK, args![LOCK]).await?;
     tx.script(BOOKKEEPING).await?;
     let found: i64 = match tx.one(&VERSION, &[]).await? {

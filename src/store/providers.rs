@@ -123,9 +123,10 @@ statements! {
         "FROM (SELECT * FROM providers WHERE deleted_at IS NULL AND slug > COALESCE($1, '') ORDER BY slug LIMIT $2) p"
         with_secrets!()
     }
-    // Whatever refuses our credentials may be cured by this: the next request may try them.
+    // Whatever refuses our credentials may be cured by this: the next request may try them. And whoever changes a
+    // provider may know that its pause is over; if not, the provider says so again.
     UPDATE {
-        "UPDATE providers SET probe_at = NULL,
+        "UPDATE providers SET probe_at = NULL, paused_until = NULL,
             display_name = NULLIF(COALESCE($2, display_name), ''),
             additional_scopes = COALESCE($3, additional_scopes),
             requests_per_second = NULLIF(COALESCE($4, requests_per_second), 0),

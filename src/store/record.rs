@@ -161,14 +161,15 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// If the store is away: nothing was written, or its word of it was lost; recording again is harmless.
+    /// If the store is away: nothing was written, or its word of it was lost; recording again is harmless. A row that
+    /// somebody else holds is no such error, but its change's alone.
     pub async fn record_all(&self, changes: &[GrantChange]) -> Result<Vec<Result<Recorded, StoreError>>, StoreError> {
         match self.record_together(changes).await {
             Ok(recorded) => Ok(recorded.into_iter().map(Ok).collect()),
-            Err(error) if error.is_transient() => Err(error),
+            Err(error) if error.is_transient() && !matches!(error, StoreError::Busy(_)) => Err(error),
             Err(error) if changes.len() == 1 => Ok(vec![Err(error)]),
             Err(error) => {
-                tracing::error!(changes = changes.len(), %error, "a batch of results cannot be stored; storing them one by one");
+                tracing::warn!(changes = changes.len(), %error, "a batch of results cannot be stored; storing them one by one");
                 let mut recorded = Vec::with_capacity(changes.len());
                 for change in changes {
                     let one = self.record_together(std::slice::from_ref(change)).await;

@@ -23,9 +23,10 @@ pub enum Blame {
 }
 
 statements! {
+    // What [`crate::domain::provider::Standing::credible`] does not believe is overwritten, here and below.
     PAUSE {
         "UPDATE providers SET paused_until = $2
-         WHERE id = $1 AND deleted_at IS NULL AND (paused_until IS NULL OR paused_until < $2)"
+         WHERE id = $1 AND deleted_at IS NULL AND (paused_until IS NULL OR paused_until < $2 OR paused_until > $3)"
     }
     // Certain if another grant said so too, or if there is no other that could.
     BLAME {
@@ -39,7 +40,7 @@ statements! {
     }
     CLAIM_PROBE {
         "UPDATE providers SET probe_at = $3
-         WHERE id = $1 AND misconfigured_at IS NOT NULL AND (probe_at IS NULL OR probe_at <= $2)"
+         WHERE id = $1 AND misconfigured_at IS NOT NULL AND (probe_at IS NULL OR probe_at <= $2 OR probe_at > $4)"
     }
     CURE {
         "UPDATE providers SET misconfigured_at = NULL, blamed_by = NULL, probe_at = NULL
@@ -52,9 +53,10 @@ statements! {
 }
 
 impl Store {
-    /// The provider is to be sent nothing before `until`. Never shortens a pause; true if it made it longer.
+    /// The provider is to be sent nothing before `until`. Never shortens a pause, but one that a clock far ahead has
+    /// written; true if it changed it.
     pub async fn pause_provider(&self, id: ProviderId, until: Timestamp, now: Timestamp) -> Result<bool, StoreError> {
-        self.change_provider(&PAUSE, args![id, until], now).await
+        self.change_provider(&PAUSE, args![id, until, policy::latest(now, policy::LONGEST_PAUSE)], now).await
     }
 
     /// The provider refused our credentials when this grant was refreshed. An event tells when it becomes certain.
@@ -76,7 +78,7 @@ impl Store {
     /// Takes the one try of refused credentials that may be made now; the next one is due at `next`. False if the
     /// provider is not misconfigured, or somebody else has taken it.
     pub async fn claim_probe(&self, id: ProviderId, now: Timestamp, next: Timestamp) -> Result<bool, StoreError> {
-        self.change_provider(&CLAIM_PROBE, args![id, now, next], now).await
+        self.change_provider(&CLAIM_PROBE, args![id, now, next, policy::latest(now, policy::PROBE_EVERY)], now).await
     }
 
     /// The provider took our credentials: nothing is held against them any more. True, and an event, if it was

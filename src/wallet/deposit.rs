@@ -49,6 +49,10 @@ impl Wallet {
         let secret = provider.secrets_in_order().next();
         let result = provider.exchange(&code, verifier.as_ref(), &flow.redirect_uri).await;
         let _ = self.0.registry.settle(provider, permit, &result).await;
+        if matches!(result, Err(Verdict::Refused(_))) {
+            // The code, not our credentials.
+            self.0.registry.accepted(provider, secret).await;
+        }
         let answer = result.map_err(RedeemError::Verdict)?;
         failpoint!("link.exchanged");
         self.0.park(ExchangeAnswer { flow: flow.id, answer }, None).await.map_err(RedeemError::Parking)?;

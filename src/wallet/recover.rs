@@ -10,10 +10,10 @@ use crate::domain::doubt::{self, Doubt, Recovery, Sender};
 use crate::domain::error::Failure;
 use crate::domain::grant::{Grant, Lease};
 use crate::domain::policy;
-use crate::providers::Provider;
+use crate::providers::{Closed, ClosedBy, Provider, Target};
 use crate::store::StoreError;
 
-/// How many are looked at in one run.
+/// How many of a provider are looked at in one run.
 const BATCH: u32 = 100;
 
 /// Another replica gets this long, from when the store can be reached again, to bring an answer that it holds.
@@ -22,8 +22,20 @@ const SETTLED: Duration = Duration::from_secs(10);
 impl Wallet {
     /// Looks at grants in doubt that are due, and redeems again what may be redeemed again.
     pub async fn recover(&self) -> Result<(), StoreError> {
-        for grant in self.0.store.grants_in_doubt(self.0.clock.now(), BATCH).await? {
-            drop(self.fly(&grant, Errand::Ahead));
+        let (inner, now) = (&self.0, self.0.clock.now());
+        for provider in inner.store.providers_in_doubt(now).await? {
+            // Why not was logged. The next one is asked about all the same.
+            let Ok(provider) = inner.registry.by_id(provider).await else { continue };
+            let limit = match inner.registry.gate().closed(&provider, Target::Token) {
+                None => BATCH,
+                // A probe, if there is nothing else to probe with.
+                Some(Closed { until, why: ClosedBy::Misconfigured }) if until <= now => 1,
+                // They can wait until it opens.
+                Some(_) => continue,
+            };
+            for grant in inner.store.grants_in_doubt(provider.id, now, limit).await? {
+                drop(self.fly(&grant, Errand::Ahead));
+            }
         }
         Ok(())
     }
@@ -51,7 +63,8 @@ impl Inner {
             let former = lease.owner == self.replica && lease.until.minus(policy::LEASE) <= self.started_at;
             return Ok(Err(if former { wait(lease.until) } else { Landing::Elsewhere }));
         }
-        let due = judged.freshness.due_at.is_some_and(|due| due <= now);
+        let planned = [judged.freshness.due_at, judged.freshness.keep_alive_at];
+        let due = planned.into_iter().flatten().any(|at| at <= now);
         if errand == Errand::Ahead && !due {
             // An older answer came in late: there is nothing to recover for now.
             return Ok(Err(Landing::Elsewhere));

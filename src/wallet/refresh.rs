@@ -13,8 +13,8 @@ use crate::domain::policy;
 use crate::domain::provider::Verdict;
 use crate::domain::secret::RefreshToken;
 use crate::failpoint::failpoint;
-use crate::providers::{Permit, Provider, Urgency};
-use crate::store::Claim;
+use crate::providers::{Permit, Provider, Target, Urgency};
+use crate::store::{Claim, ProviderSecretRow};
 use crate::telemetry;
 
 /// A claim that could not be followed by its request within this is given back unsent: by then somebody else may
@@ -67,7 +67,8 @@ impl Inner {
             return Ok(landing);
         }
         let urgency = if errand == Errand::Ahead { Urgency::Background } else { Urgency::Waiting };
-        let permit = self.registry.permit(&provider, urgency).await?;
+        let target = if errand == Errand::Probe { Target::Profile } else { Target::Token };
+        let (provider, permit) = self.registry.permit(judged.provider, target, urgency).await?;
         if self.tasks.is_closed() {
             return Err(Failure::ProviderUnavailable { retry_after: STOPPING });
         }
@@ -165,17 +166,25 @@ impl Inner {
             Ok(answer) => {
                 failpoint!("refresh.answered");
                 let landing = self.keep(flight, provider, &grant, answer, sent_at).await;
-                if self.registry.accepted(provider, secret).await {
-                    self.pull_forward(provider).await;
-                }
+                self.accepted(provider, secret).await;
                 landing
             }
             Err(verdict) => {
-                if matches!(verdict, Verdict::Misconfigured(_)) {
-                    self.registry.blame(provider, grant.id).await;
+                match &verdict {
+                    Verdict::Misconfigured(_) => self.registry.blame(provider, grant.id).await,
+                    // Of the grant (RFC 6749 section 5.2): our credentials were good enough to be told.
+                    Verdict::Refused(_) => self.accepted(provider, secret).await,
+                    _ => {}
                 }
                 self.note(provider, &grant, verdict).await
             }
+        }
+    }
+
+    /// The provider took our credentials.
+    async fn accepted(&self, provider: &Provider, secret: Option<&ProviderSecretRow>) {
+        if self.registry.accepted(provider, secret).await {
+            self.pull_forward(provider).await;
         }
     }
 
@@ -188,7 +197,7 @@ impl Inner {
     }
 
     async fn give_back(&self, grant: &Grant) -> Landing {
-        if let Err(error) = self.store.release(grant.id, grant.fence, self.clock.now()).await {
+        if let Err(error) = self.store.release(grant.id, grant.fence, self.replica, self.clock.now()).await {
             tracing::warn!(grant = %grant.id, %error, "could not give back a claim; its lease will run out");
         }
         Landing::Elsewhere

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 
 use super::{Inner, Wallet};
+use crate::domain::error::Failure;
 use crate::domain::ids::ProviderId;
 use crate::domain::policy;
 use crate::failpoint::failpoint;
-use crate::providers::Urgency;
+use crate::providers::{Target, Urgency};
 use crate::store::StoreError;
 
 /// One run plans at most so many anew that nobody asks for: they are in nobody's way.
@@ -42,14 +43,17 @@ impl Sweep {
     }
 
     /// Claims while there is something due, never more than the provider may be sent at once.
-    async fn claim_all(&self) -> Result<(), crate::domain::error::Failure> {
+    async fn claim_all(&self) -> Result<(), Failure> {
         let inner = &self.inner;
         inner.store.retire_unwanted(self.provider, inner.clock.now(), RETIRED_AT_ONCE).await?;
         loop {
-            // Each time: another grant, or another replica, may have learned that our credentials are refused.
-            let provider = inner.registry.by_id(self.provider).await?;
-            // What is closed now is asked again by the next sweep.
-            let Ok(first) = inner.registry.permit(&provider, Urgency::Background).await else { return Ok(()) };
+            let first = inner.registry.permit(self.provider, Target::Token, Urgency::Background).await;
+            let (provider, first) = match first {
+                Ok(first) => first,
+                // What is closed now is asked again by the next sweep.
+                Err(Failure::ProviderUnavailable { .. } | Failure::ProviderMisconfigured) => return Ok(()),
+                Err(failure) => return Err(failure),
+            };
             let mut permits = vec![first];
             permits.extend(inner.registry.gate().try_permits(&provider, usize::MAX));
             if inner.tasks.is_closed() {

@@ -11,6 +11,7 @@ use crate::domain::doubt::{self, Reuse};
 use crate::domain::error::Failure;
 use crate::domain::event::{Event, EventKind};
 use crate::domain::grant::{Grant, GrantState};
+use crate::domain::policy;
 use crate::domain::provider::Verdict;
 use crate::providers::Provider;
 use crate::store::{GrantChange, Outcome, Recorded, Stale};
@@ -25,10 +26,8 @@ const WAVE: Duration = Duration::from_mins(1);
 /// So many grants that turn suspect within a [`WAVE`] are a wave, and so is a tenth of what was attempted, if more.
 const WAVE_AT_LEAST: u32 = 5;
 
-/// Verdicts are frozen until this long after the last new suspect.
-const FREEZE: Duration = Duration::from_mins(30);
-
-/// Grants ended this shortly before a wave was noticed are part of it.
+/// Grants ended this shortly before a wave was noticed are part of it. While verdicts are frozen, as many suspects as
+/// make a wave within this are one.
 const PART_OF_WAVE: Duration = Duration::from_mins(5);
 
 impl Inner {
@@ -115,16 +114,21 @@ impl Inner {
         }
     }
 
-    /// Freezes the provider's verdicts if too many of its grants turned suspect at once.
+    /// Freezes the provider's verdicts if too many of its grants turned suspect at once; while they are frozen, for
+    /// longer, but not for a grant now and then: a big provider would never thaw.
     async fn freeze_a_wave(&self, provider: &Provider) -> Result<(), Failure> {
         let now = self.clock.now();
-        let suspected = self.store.suspected(provider.id, now.minus(WAVE)).await?;
-        let frozen = provider.standing.frozen_until.is_some_and(|until| until > now);
-        if !frozen && suspected < WAVE_AT_LEAST.max(self.attempts_everywhere(provider) / 10) {
+        let (over, enough) = if provider.standing.frozen_until.is_some_and(|until| until > now) {
+            (PART_OF_WAVE, WAVE_AT_LEAST)
+        } else {
+            (WAVE, WAVE_AT_LEAST.max(self.attempts_everywhere(provider) / 10))
+        };
+        let suspected = self.store.suspected(provider.id, now.minus(over)).await?;
+        if suspected < enough {
             return Ok(());
         }
         let (store, id, ended_after) = (self.store.clone(), provider.id, now.minus(PART_OF_WAVE));
-        let freeze = async move { store.freeze_verdicts(id, now.plus(FREEZE), ended_after, now).await };
+        let freeze = async move { store.freeze_verdicts(id, now.plus(policy::FREEZE), ended_after, now).await };
         let done = self.cache.change(Stale::Providers, freeze).await?;
         // Not by the row as it was read: several grants notice a wave at once.
         if done.began {

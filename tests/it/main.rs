@@ -12,6 +12,7 @@ mod dev;
 mod durable;
 mod engine;
 mod flows;
+mod gate;
 mod instances;
 mod layering;
 mod leak;

@@ -198,6 +198,65 @@ on_both_engines! {
         assert!(!events.iter().any(|kind| kind == "account.reauthorization_required"), "{events:?}");
     }
 
+    async fn p8_a_grant_that_is_refused_proves_that_our_credentials_are_taken(engine) {
+        let harness = with_dead_tokens(engine, 2, refusing(401, "invalid_client")).await;
+        for user in ["u0", "u1"] {
+            assert_eq!(reason(&harness.get(user).await.unwrap_err()), "PROVIDER_MISCONFIGURED");
+        }
+        until("it is certain", async || state(&harness).await == ProviderState::Misconfigured).await;
+        let ended = Rule::refresh(Effect::error(400, "invalid_grant")).times(1);
+        harness.sandbox.set_faults([ended]);
+        harness.pass(Duration::from_mins(1));
+        until("it recovers", async || {
+            let _ = harness.get("u0").await;
+            state(&harness).await == ProviderState::Ok
+        })
+        .await;
+        until("the others are refreshed", async || harness.get("u0").await.is_ok() || harness.get("u1").await.is_ok()).await;
+        let refused = harness.refreshes().iter().filter(|request| request.status == 400).count();
+        assert_eq!(refused, 1);
+        let events = harness.database().await.events().await;
+        assert_eq!(events.iter().filter(|event| *event == "provider.recovered").count(), 1, "{events:?}");
+    }
+
+    async fn p8_a_profile_is_read_where_our_credentials_are_refused_and_is_no_try_of_them(engine) {
+        let mut faults = refusing(401, "invalid_client");
+        faults.push(Rule::userinfo(Effect::error(503, "down")));
+        let harness = with_dead_tokens(engine, 2, faults).await;
+        let ticket = harness.ticket("u2", "p2").await;
+        assert_eq!(reason(&harness.complete("u2", &ticket).await.unwrap_err()), "PROVIDER_UNAVAILABLE", "it is parked");
+        for user in ["u0", "u1"] {
+            assert_eq!(reason(&harness.get(user).await.unwrap_err()), "PROVIDER_MISCONFIGURED");
+        }
+        until("it is certain", async || state(&harness).await == ProviderState::Misconfigured).await;
+        harness.sandbox.set_faults(refusing(401, "invalid_client"));
+        harness.complete("u2", &ticket).await.unwrap();
+        assert_eq!(state(&harness).await, ProviderState::Misconfigured);
+    }
+
+    async fn p9_an_update_ends_a_pause(engine) {
+        let harness = with_dead_tokens(engine, 2, refusing(429, "slow_down")).await;
+        assert_eq!(reason(&harness.get("u0").await.unwrap_err()), "PROVIDER_UNAVAILABLE");
+        assert_eq!(state(&harness).await, ProviderState::Paused);
+        harness.sandbox.clear_faults();
+        // The grant that was tried has a wait of its own, of a few seconds.
+        harness.pass(Duration::from_secs(6));
+        assert_eq!(reason(&harness.get("u1").await.unwrap_err()), "PROVIDER_UNAVAILABLE");
+        let named = v1::UpdateProviderRequest { display_name: "Ours".into(), ..Default::default() };
+        update(&harness, &["display_name"], named).await.unwrap();
+        assert_eq!(state(&harness).await, ProviderState::Ok);
+        harness.get("u1").await.unwrap();
+    }
+
+    async fn s9_a_pause_that_a_clock_a_day_ahead_has_written_keeps_nobody_waiting(engine) {
+        let mut harness = with_dead_tokens(engine, 1, Vec::new()).await;
+        harness.stop().await;
+        let tomorrow = harness.clock.now().plus(Duration::from_hours(24)).millis();
+        harness.database().await.execute(&format!("UPDATE providers SET paused_until = {tomorrow}")).await;
+        harness.restart().await;
+        harness.get("u0").await.unwrap();
+    }
+
     async fn p9_a_provider_that_limits_us_is_left_alone_by_all(engine) {
         let harness = with_dead_tokens(engine, 3, refusing(429, "slow_down")).await;
         assert_eq!(reason(&harness.get("u0").await.unwrap_err()), "PROVIDER_UNAVAILABLE");

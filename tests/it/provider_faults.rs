@@ -56,6 +56,32 @@ on_both_engines! {
         harness.assert_each_redeemed_once();
     }
 
+    async fn p7_a_grant_refused_now_and_then_keeps_no_verdicts_frozen_but_five_within_five_minutes_do(engine) {
+        const USERS: usize = 30;
+        let (harness, _) = with_a_third_refused(engine, USERS).await;
+        let begin = harness.clock.now();
+        harness.sandbox.clear_faults();
+        let frozen = async |minute: u64| {
+            harness.live(begin.plus(mins(minute)).since(harness.clock.now()), mins(1)).await;
+            harness.provider_state().await == v1::ProviderState::Frozen
+        };
+        assert!(frozen(16).await);
+        assert_eq!(harness.all_told(USERS).await, counts([("OK", USERS)]));
+        revoke(&harness, 0).await;
+        assert!(frozen(24).await);
+        for n in 1..6 {
+            revoke(&harness, n).await;
+        }
+        assert!(frozen(32).await, "for longer, by the five");
+        revoke(&harness, 6).await;
+        assert!(frozen(53).await);
+        assert!(!frozen(56).await, "not for longer by the one");
+        harness.live(mins(20), mins(1)).await;
+        let told = counts([("OK", USERS - 7), ("REAUTHORIZATION_REQUIRED", 7)]);
+        assert_eq!(harness.all_told(USERS).await, told);
+        assert_eq!(harness.counted("verdicts_frozen_total").await, 1);
+    }
+
     async fn p7_an_operator_thaws_the_verdicts_and_the_next_refusal_counts(engine) {
         const USERS: usize = 30;
         let (harness, refused) = with_a_third_refused(engine, USERS).await;
@@ -173,6 +199,15 @@ on_both_engines! {
         assert_eq!(harness.events().await, counts([("account.linked", 1)]));
         harness.assert_each_redeemed_once();
     }
+}
+
+/// The provider ends the grant of user and person `n`, which is noticed.
+async fn revoke(harness: &Harness, n: usize) {
+    let user_id = format!("u{n}");
+    let rejected_access_token = harness.get(&user_id).await.unwrap().access_token;
+    assert_eq!(harness.sandbox.revoke(&format!("p{n}")).unwrap(), 1);
+    let request = v1::GetAccessTokenRequest { user_id, rejected_access_token, ..Default::default() };
+    assert_eq!(reason(&harness.get_with(request).await.unwrap_err()), "PROVIDER_UNAVAILABLE");
 }
 
 /// As many users whose tokens are dead, a third of whom the provider refuses; how many those are. Its verdicts are

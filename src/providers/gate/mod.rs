@@ -53,6 +53,15 @@ pub struct Permit {
     settled: bool,
 }
 
+/// What a request is sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The token endpoint: our client credentials go with it.
+    Token,
+    /// The profile endpoint. It says nothing of our credentials, and is no worse off where they are refused.
+    Profile,
+}
+
 /// A provider is sent nothing now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed {
@@ -93,6 +102,9 @@ struct Lane {
 
 struct State {
     slug: Slug,
+    /// A pause that began here and is not in the row yet.
+    pausing_until: Option<Timestamp>,
+    /// What the row said when it was looked at last.
     paused_until: Option<Timestamp>,
     misconfigured: bool,
     budget: Budget,
@@ -114,23 +126,39 @@ impl Gate {
         Self { clock, replicas: AtomicU32::new(1), lanes: Mutex::default() }
     }
 
-    /// Waits until a request to `provider`, as it was read lately, may be sent; first come, first served within an
-    /// urgency.
+    /// Waits until a request may be sent to the provider that `read` gives; first come, first served within an urgency.
+    /// Gives the provider as it is then, not as it was before the wait. [`Closed`] at once, and also to those who wait
+    /// when something closes the gate.
     ///
     /// # Errors
     ///
-    /// [`Closed`], at once, and also to those who wait when a pause begins or the breaker opens.
-    pub async fn permit(&self, provider: &Provider, urgency: Urgency) -> Result<Permit, Closed> {
-        let lane = self.lane(provider);
-        self.open(&lane, provider)?;
+    /// What `read` fails with.
+    pub(super) async fn permit<R>(
+        &self,
+        target: Target,
+        urgency: Urgency,
+        read: impl Fn() -> R,
+    ) -> Result<(Arc<Provider>, Result<Permit, Closed>), Failure>
+    where
+        R: Future<Output = Result<Arc<Provider>, Failure>>,
+    {
+        let provider = read().await?;
+        let lane = self.lane(&provider);
+        if let Some(closed) = self.closed(&provider, target) {
+            return Ok((provider, Err(closed)));
+        }
         let _turn = lane.queues[urgency as usize].lock().await;
         loop {
             // From before the look on, so that no change is missed.
             let mut changed = pin!(lane.changed.notified());
             changed.as_mut().enable();
-            match self.admit(&lane, provider, urgency) {
-                Ok(permit) => return Ok(permit),
-                Err(Stop::Closed(closed)) => return Err(closed),
+            let provider = read().await?;
+            if let Some(closed) = self.closed(&provider, target) {
+                return Ok((provider, Err(closed)));
+            }
+            match self.admit(&lane, &provider, urgency) {
+                Ok(permit) => return Ok((provider, Ok(permit))),
+                Err(Stop::Closed(closed)) => return Ok((provider, Err(closed))),
                 Err(Stop::Spent(Spent::Places)) => changed.await,
                 Err(Stop::Spent(Spent::Rate(until))) => tokio::select! {
                     () = changed => {}
@@ -140,13 +168,33 @@ impl Gate {
         }
     }
 
-    /// Up to `most` permits for background work, as many as there are now; none while the provider is closed.
+    /// Up to `most` permits for background work at the token endpoint, as many as there are now; none while it is
+    /// closed.
     pub fn try_permits(&self, provider: &Provider, most: usize) -> Vec<Permit> {
-        let lane = self.lane(provider);
-        if self.open(&lane, provider).is_err() {
+        if self.closed(provider, Target::Token).is_some() {
             return Vec::new();
         }
+        let lane = self.lane(provider);
         std::iter::from_fn(|| self.admit(&lane, provider, Urgency::Background).ok()).take(most).collect()
+    }
+
+    /// What keeps requests away that no waiting for budget would end, by the row as it was read just now.
+    pub fn closed(&self, provider: &Provider, target: Target) -> Option<Closed> {
+        let (now, standing) = (self.clock.now(), &provider.standing);
+        let lane = self.lane(provider);
+        let mut state = lane.state();
+        let (misconfigured, paused_until) = (standing.misconfigured_at.is_some(), standing.paused_until);
+        let news = (misconfigured, paused_until) != (state.misconfigured, state.paused_until);
+        (state.misconfigured, state.paused_until) = (misconfigured, paused_until);
+        let closed = state.open(now).err();
+        drop(state);
+        if news {
+            lane.changed.notify_waiters();
+        }
+        if misconfigured && target == Target::Token {
+            return Some(Closed { until: standing.probe_at.unwrap_or(now), why: ClosedBy::Misconfigured });
+        }
+        closed
     }
 
     /// A permit for one try of credentials that were refused, if it may be sent now.
@@ -169,9 +217,22 @@ impl Gate {
     pub(super) fn pause(&self, provider: &Provider, until: Timestamp) {
         let lane = self.lane(provider);
         let mut state = lane.state();
-        state.paused_until = state.paused_until.max(Some(until));
+        state.pausing_until = state.pausing_until.max(Some(until));
         drop(state);
         lane.changed.notify_waiters();
+    }
+
+    /// The row says now what [`Self::pause`] said: whoever changes it may end the pause.
+    pub(super) fn pause_is_noted(&self, provider: &Provider, until: Timestamp) {
+        let lane = self.lane(provider);
+        let mut state = lane.state();
+        state.pausing_until = state.pausing_until.filter(|pausing| *pausing > until);
+        state.paused_until = state.paused_until.max(Some(until));
+    }
+
+    /// The row changed: whoever waits looks again.
+    pub(super) fn look_again(&self, provider: &Provider) {
+        self.lane(provider).changed.notify_waiters();
     }
 
     /// Says how many replicas are alive: the limits are divided by them. None counts as one.
@@ -202,29 +263,20 @@ impl Gate {
             telemetry::metrics::gate(
                 state.slug.as_str(),
                 state.breaker.is_open(),
-                state.paused_until.is_some_and(|until| now < until),
+                state.paused(now).is_some(),
                 state.misconfigured,
             );
         }
     }
 
-    /// The lane of a provider, which learns what its row says.
     fn lane(&self, provider: &Provider) -> Arc<Lane> {
-        let lane = Arc::clone(self.lanes().entry(provider.id).or_insert_with(|| Arc::new(self.new_lane(provider))));
-        let mut state = lane.state();
-        state.misconfigured = provider.standing.misconfigured_at.is_some();
-        // Pauses are never shortened, and a row may have been read before the last one began.
-        if provider.standing.paused_until > state.paused_until {
-            state.paused_until = provider.standing.paused_until;
-            lane.changed.notify_waiters();
-        }
-        drop(state);
-        lane
+        Arc::clone(self.lanes().entry(provider.id).or_insert_with(|| Arc::new(self.new_lane(provider))))
     }
 
     fn new_lane(&self, provider: &Provider) -> Lane {
         let state = State {
             slug: provider.slug.clone(),
+            pausing_until: None,
             paused_until: None,
             misconfigured: false,
             budget: Budget::new(self.clock.now()),
@@ -238,16 +290,6 @@ impl Gate {
             changed: Notify::new(),
             queues: [(); 3].map(tokio::sync::Mutex::new),
         }
-    }
-
-    /// Whether anything keeps requests away that no waiting for budget would end.
-    fn open(&self, lane: &Lane, provider: &Provider) -> Result<(), Closed> {
-        let now = self.clock.now();
-        if provider.standing.misconfigured_at.is_some() {
-            let until = provider.standing.probe_at.unwrap_or(now);
-            return Err(Closed { until, why: ClosedBy::Misconfigured });
-        }
-        lane.state().open(now)
     }
 
     fn admit(&self, lane: &Arc<Lane>, provider: &Provider, urgency: Urgency) -> Result<Permit, Stop> {
@@ -316,8 +358,13 @@ impl Lane {
 }
 
 impl State {
+    /// Until when it asked to be sent nothing, if that lasts.
+    fn paused(&self, now: Timestamp) -> Option<Timestamp> {
+        self.pausing_until.max(self.paused_until).filter(|until| now < *until)
+    }
+
     fn open(&mut self, now: Timestamp) -> Result<(), Closed> {
-        if let Some(until) = self.paused_until.filter(|until| now < *until) {
+        if let Some(until) = self.paused(now) {
             return Err(Closed { until, why: ClosedBy::Paused });
         }
         self.breaker.check(now).map_err(|until| Closed { until, why: ClosedBy::Breaker })

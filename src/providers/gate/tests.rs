@@ -22,13 +22,20 @@ fn at(secs: u64) -> Timestamp {
     NOW.plus(Duration::from_secs(secs))
 }
 
+/// A permit for the token endpoint of a provider whose row does not change.
+async fn permit(gate: &Gate, provider: &Provider, urgency: Urgency) -> Result<Permit, Closed> {
+    let row = Arc::new(provider.clone());
+    let permit = gate.permit(Target::Token, urgency, || std::future::ready(Ok(Arc::clone(&row)))).await;
+    permit.unwrap().1
+}
+
 /// All permits of this urgency that are there now.
 fn all(gate: &Gate, provider: &Provider, urgency: Urgency) -> Vec<Permit> {
-    std::iter::from_fn(|| gate.permit(provider, urgency).now_or_never()?.ok()).collect()
+    std::iter::from_fn(|| permit(gate, provider, urgency).now_or_never()?.ok()).collect()
 }
 
 fn closed(gate: &Gate, provider: &Provider) -> Option<Closed> {
-    gate.permit(provider, Urgency::Waiting).now_or_never().unwrap().err()
+    permit(gate, provider, Urgency::Waiting).now_or_never().unwrap().err()
 }
 
 /// Waits in a task of its own; the task is known to wait when this returns.
@@ -38,7 +45,7 @@ async fn waiting(
     urgency: Urgency,
 ) -> tokio::task::JoinHandle<Result<Permit, Closed>> {
     let (gate, provider) = (Arc::clone(gate), provider.clone());
-    let task = tokio::spawn(async move { gate.permit(&provider, urgency).await });
+    let task = tokio::spawn(async move { permit(&gate, &provider, urgency).await });
     settle_down().await;
     assert!(!task.is_finished());
     task
@@ -58,7 +65,7 @@ fn each_provider_has_its_own_places_and_they_come_back() {
     let background = gate.try_permits(&one, usize::MAX);
     let rest = (all(&gate, &one, Urgency::Waiting), all(&gate, &one, Urgency::Link));
     assert_eq!((background.len(), rest.0.len(), rest.1.len()), (11, 2, 3));
-    assert!(gate.permit(&one, Urgency::Link).now_or_never().is_none());
+    assert!(permit(&gate, &one, Urgency::Link).now_or_never().is_none());
     assert_eq!(gate.try_permits(&other, 3).len(), 3);
     drop(rest.1);
     assert_eq!(all(&gate, &one, Urgency::Link).len(), 3);
@@ -78,7 +85,7 @@ fn replicas_share_what_a_provider_may_be_sent_and_each_may_send_something() {
 async fn who_waits_gets_the_place_of_who_ends_in_turn() {
     let (gate, _) = gate();
     let provider = limited(1_000, 1);
-    let first = gate.permit(&provider, Urgency::Waiting).await.ok().unwrap();
+    let first = permit(&gate, &provider, Urgency::Waiting).await.ok().unwrap();
     let second = waiting(&gate, &provider, Urgency::Waiting).await;
     let third = waiting(&gate, &provider, Urgency::Waiting).await;
     let _ = first.settle(Signal::Well);
@@ -120,7 +127,7 @@ fn a_permit_that_sent_nothing_costs_nothing_and_counts_as_no_attempt() {
     }
     assert_eq!((gate.attempts_last_minute(provider.id), gate.attempts().len()), (0, 0));
     for urgency in [Urgency::Background, Urgency::Waiting, Urgency::Link] {
-        let permit = gate.permit(&provider, urgency).now_or_never().unwrap().ok().unwrap();
+        let permit = permit(&gate, &provider, urgency).now_or_never().unwrap().ok().unwrap();
         let _ = permit.settle(Signal::Failed);
     }
     assert_eq!(gate.attempts_last_minute(provider.id), 2, "a link is no refresh");
@@ -133,7 +140,7 @@ fn a_permit_that_sent_nothing_costs_nothing_and_counts_as_no_attempt() {
 async fn p9_a_pause_keeps_all_away_also_those_who_wait_already() {
     let (gate, hand) = gate();
     let paused = limited(1_000, 1);
-    let place = gate.permit(&paused, Urgency::Link).await.ok().unwrap();
+    let place = permit(&gate, &paused, Urgency::Link).await.ok().unwrap();
     let waiters = [waiting(&gate, &paused, Urgency::Waiting).await, waiting(&gate, &paused, Urgency::Waiting).await];
     gate.pause(&paused, at(40));
     let by_pause = |until| Closed { until, why: ClosedBy::Paused };
@@ -141,13 +148,22 @@ async fn p9_a_pause_keeps_all_away_also_those_who_wait_already() {
         assert_eq!(waiter.await.unwrap().err(), Some(by_pause(at(40))));
     }
     drop(place);
-    // Another replica's pause is read from the row; a row that was read earlier shortens nothing.
+    // Another replica's pause is read from the row. One that is not in the row yet is not shortened by it.
     let standing = |until| Standing { paused_until: Some(at(until)), ..Standing::default() };
     let row = |until| Provider { standing: standing(until), ..paused.clone() };
-    for (until, holds) in [(30, 40), (50, 50), (40, 50)] {
+    let holds = |until, holds| {
         assert_eq!(closed(&gate, &row(until)), Some(by_pause(at(holds))));
         assert_eq!(gate.try_permits(&row(until), 9).len(), 0);
-    }
+    };
+    holds(30, 40);
+    holds(50, 50);
+    holds(30, 40);
+    gate.pause_is_noted(&paused, at(39));
+    holds(30, 40);
+    gate.pause_is_noted(&paused, at(40));
+    holds(40, 40);
+    holds(30, 30);
+    holds(50, 50);
     let failure = by_pause(at(50)).failure(NOW);
     assert_eq!(failure, Failure::ProviderUnavailable { retry_after: Duration::from_secs(50) });
     hand.advance(Duration::from_secs(50));
@@ -190,8 +206,70 @@ fn p8_a_provider_that_refuses_our_credentials_is_asked_by_probes_alone() {
     assert_eq!(closed(&gate, &provider), Some(refused));
     assert_eq!(refused.failure(NOW), Failure::ProviderMisconfigured);
     assert_eq!(gate.try_permits(&provider, 1).len(), 0);
+    let row = Arc::new(provider.clone());
+    let profile = gate.permit(Target::Profile, Urgency::Link, || std::future::ready(Ok(Arc::clone(&row))));
+    assert!(profile.now_or_never().unwrap().unwrap().1.is_ok(), "the profile is none of it");
     let probe = gate.try_probe(&provider);
     assert!(probe.is_some() && gate.try_probe(&provider).is_none(), "within the budget");
+}
+
+/// A provider's row that changes.
+type Changing = Arc<Mutex<Provider>>;
+
+/// Waits for a link in a task of its own.
+async fn waiting_for(
+    gate: &Arc<Gate>,
+    row: &Changing,
+) -> tokio::task::JoinHandle<(Arc<Provider>, Result<Permit, Closed>)> {
+    let (gate, row) = (Arc::clone(gate), Arc::clone(row));
+    let task = tokio::spawn(async move {
+        let read = || std::future::ready(Ok(Arc::new(row.lock().unwrap().clone())));
+        gate.permit(Target::Token, Urgency::Link, read).await.unwrap()
+    });
+    settle_down().await;
+    assert!(!task.is_finished());
+    task
+}
+
+#[tokio::test]
+async fn who_has_waited_gets_the_provider_as_it_is_then() {
+    let (gate, _) = gate();
+    let row: Changing = Arc::new(Mutex::new(limited(1_000, 1)));
+    let before = row.lock().unwrap().clone();
+    let place = permit(&gate, &before, Urgency::Link).await.ok().unwrap();
+    let (first, second) = (waiting_for(&gate, &row).await, waiting_for(&gate, &row).await);
+    row.lock().unwrap().client_id = "changed".into();
+    drop(place);
+    let (provider, first) = first.await.unwrap();
+    assert_eq!((provider.client_id.as_str(), first.is_ok()), ("changed", true));
+    // A wider limit counts for who waits, at the next look.
+    row.lock().unwrap().limits.max_in_flight = Some(2);
+    gate.look_again(&provider);
+    assert!(second.await.unwrap().1.is_ok());
+    drop(first);
+}
+
+#[tokio::test]
+async fn p8_who_waits_hears_at_once_that_our_credentials_are_refused() {
+    let (gate, _) = gate();
+    let row: Changing = Arc::new(Mutex::new(limited(1_000, 1)));
+    let before = row.lock().unwrap().clone();
+    let place = permit(&gate, &before, Urgency::Link).await.ok().unwrap();
+    let refused = || Some(Closed { until: NOW, why: ClosedBy::Misconfigured });
+    let refuse = |at| row.lock().unwrap().standing.misconfigured_at = at;
+    // Noticed here.
+    let waiter = waiting_for(&gate, &row).await;
+    refuse(Some(NOW));
+    gate.look_again(&before);
+    assert_eq!(waiter.await.unwrap().1.err(), refused());
+    // Noticed elsewhere, and seen here by somebody else.
+    refuse(None);
+    let waiter = waiting_for(&gate, &row).await;
+    refuse(Some(NOW));
+    let now = row.lock().unwrap().clone();
+    assert_eq!(gate.closed(&now, Target::Token), refused());
+    assert_eq!(waiter.await.unwrap().1.err(), refused());
+    drop(place);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::Connection as _;
 use token_wallet::domain::event::EventKind;
 use token_wallet::domain::grant::GrantState;
-use token_wallet::domain::ids::{AccountId, GrantId, ProviderId};
+use token_wallet::domain::ids::{AccountId, GrantId, ProviderId, ReplicaId};
 use token_wallet::store::{GrantChange, Recorded, Store};
 
 use super::records::refreshed;
@@ -119,6 +119,56 @@ async fn n7_results_are_stored_while_housekeeping_removes_many_rows(store: &Fixt
     };
     let (deleted, ()) = tokio::join!(tidying, storing);
     assert_eq!(deleted.unwrap(), u64::from(ROWS) + 20, "with those of the links");
+}
+
+/// A session of somebody else that holds a grant's row until it is closed.
+async fn holding(store: &Fixture, grant: GrantId) -> sqlx::PgConnection {
+    let mut session = sqlx::PgConnection::connect(&store.url).await.unwrap();
+    let hold = format!("BEGIN; SELECT id FROM grants WHERE id = '{grant}' FOR UPDATE");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(hold)).execute(&mut session).await.unwrap();
+    session
+}
+
+#[tokio::test]
+async fn n7_a_row_that_somebody_holds_keeps_its_own_result_waiting_and_no_other() {
+    let store = Fixture::on_postgres().await;
+    let changes: Vec<_> = claimed(&store, 5).await.iter().map(change).collect();
+    let held = holding(&store, changes[2].grant).await;
+    let recorded = tokio::time::timeout(Duration::from_secs(3), store.record_all(&changes)).await.unwrap().unwrap();
+    for (index, recorded) in recorded.iter().enumerate() {
+        match recorded {
+            Ok(recorded) => assert_eq!((index != 2, *recorded), (true, Recorded::Stored(GrantState::Active))),
+            Err(error) => assert!(index == 2 && error.is_transient(), "{error}"),
+        }
+    }
+    // A claim of it does not wait for ever either.
+    let judged = store.judged(changes[2].grant).await;
+    let claiming = store.claim(&judged, None, false, ReplicaId::new(NOW), at(60), at(80));
+    let claimed = tokio::time::timeout(Duration::from_secs(5), claiming).await.unwrap();
+    assert!(claimed.unwrap_err().is_transient());
+    held.close().await.unwrap();
+    assert_eq!(store.record(&changes[2]).await.unwrap(), Recorded::Stored(GrantState::Active));
+}
+
+#[tokio::test]
+async fn n7_every_change_is_bounded_in_time_and_no_session_keeps_the_bounds() {
+    let store = Fixture::on_postgres().await;
+    let names = ["lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout"];
+    let shown = names.map(|name| format!("current_setting('{name}')")).join(", ");
+    let body = format!("BEGIN INSERT INTO seen VALUES (TG_TABLE_NAME, {shown}); RETURN NEW; END");
+    store.tamper("CREATE TABLE seen (of TEXT, a TEXT, b TEXT, c TEXT)").await;
+    store.tamper(format!("CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $${body}$$")).await;
+    for table in ["grants", "providers"] {
+        store.tamper(format!("CREATE TRIGGER see AFTER UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION see()")).await;
+    }
+    let claimed = claimed(&store, 1).await;
+    assert_eq!(store.record(&change(&claimed[0])).await.unwrap(), Recorded::Stored(GrantState::Active));
+    assert!(store.extend_ahead(claimed[0].grant, at(90_000)).await.unwrap());
+    assert!(store.pause_provider(claimed[0].provider, at(30), NOW).await.unwrap());
+    let unbounded = store.number("SELECT COUNT(*) FROM seen WHERE a = '0' OR b = '0' OR c = '0'").await;
+    assert_eq!((store.number("SELECT COUNT(*) FROM seen").await, unbounded), (4, 0));
+    let bounds = "SELECT COUNT(DISTINCT (a, b, c)) FROM seen";
+    assert_eq!(store.number(bounds).await, 3, "results, claims, and the rest");
 }
 
 #[tokio::test]

@@ -128,23 +128,29 @@ async fn who_judged_before_another_attempt_must_judge_again(store: &Fixture) {
 
 async fn a_released_claim_can_be_taken_at_once_under_a_new_fence(store: &Fixture) {
     let grant = ann(store).await;
-    assert!(store.claim_now(grant, NOW).await.is_some());
-    assert!(!store.release(grant, 2, at(1)).await.unwrap());
-    assert!(!store.release(grant, 0, at(1)).await.unwrap());
-    assert!(store.release(grant, 1, at(1)).await.unwrap());
-    assert!(!store.release(grant, 1, at(1)).await.unwrap());
+    let me = store.claim_now(grant, NOW).await.unwrap().grant.lease.unwrap().owner;
+    assert!(!store.release(grant, 1, ReplicaId::new(NOW), at(1)).await.unwrap());
+    assert!(!store.release(grant, 2, me, at(1)).await.unwrap());
+    assert!(!store.release(grant, 0, me, at(1)).await.unwrap());
+    assert!(store.release(grant, 1, me, at(1)).await.unwrap());
+    assert!(!store.release(grant, 1, me, at(1)).await.unwrap());
     let released = store.judged(grant).await;
     assert_eq!((released.attempted_at, released.lease), (None, None));
-    assert_eq!(store.claim_now(grant, at(1)).await.unwrap().grant.fence, 2);
-    assert!(!store.release(grant, 1, at(1)).await.unwrap());
+    let again = store.claim_now(grant, at(1)).await.unwrap().grant;
+    assert_eq!(again.fence, 2);
+    assert!(!store.release(grant, 1, me, at(1)).await.unwrap());
+    // Its lease is over, and nobody has claimed it since: what was not sent leaves no doubt.
+    assert!(store.release(grant, 2, again.lease.unwrap().owner, at(99)).await.unwrap());
+    let released = store.judged(grant).await;
+    assert_eq!((released.attempted_at, released.lease, released.doubted_fence), (None, None, None));
 }
 
 /// The first claim's request may have been heard: giving the second claim back does not make that untrue.
 async fn a_released_claim_leaves_an_older_doubt(store: &Fixture) {
     let grant = ann(store).await;
     store.claim_now(grant, NOW).await.unwrap();
-    store.claim_now(grant, at(20)).await.unwrap();
-    assert!(store.release(grant, 2, at(21)).await.unwrap());
+    let second = store.claim_now(grant, at(20)).await.unwrap().grant;
+    assert!(store.release(grant, 2, second.lease.unwrap().owner, at(21)).await.unwrap());
     let released = store.judged(grant).await;
     assert_eq!((released.doubted_fence, released.lease.map(|lease| lease.until)), (Some(1), Some(at(21))));
 
@@ -180,15 +186,18 @@ async fn what_is_in_doubt_is_not_swept_but_looked_at(store: &Fixture) {
     let provider = store.configured("acme").await;
     let grant = link_due(store, provider, "a", 10).await;
     store.claim_due(provider, me(), 9, at(10), at(30)).await.unwrap();
-    assert_eq!(store.grants_in_doubt(at(29), 9).await.unwrap(), []);
+    assert_eq!(store.grants_in_doubt(provider, at(29), 9).await.unwrap(), []);
+    assert_eq!(store.providers_in_doubt(at(29)).await.unwrap(), []);
     assert_eq!(store.providers_due(at(30)).await.unwrap(), []);
     assert_eq!(store.claim_due(provider, me(), 9, at(30), at(50)).await.unwrap(), []);
-    let doubtful = store.grants_in_doubt(at(30), 9).await.unwrap();
+    let doubtful = store.grants_in_doubt(provider, at(30), 9).await.unwrap();
     assert_eq!(doubtful, [store.judged(grant).await]);
+    assert_eq!(store.providers_in_doubt(at(30)).await.unwrap(), [provider]);
+    assert_eq!(store.grants_in_doubt(store.configured("zeta").await, at(30), 9).await.unwrap(), []);
     assert!(store.postpone_doubt(&doubtful[0], at(70), at(30)).await.unwrap());
     assert!(!store.postpone_doubt(&doubtful[0], at(90), at(31)).await.unwrap());
-    assert_eq!(store.grants_in_doubt(at(69), 9).await.unwrap(), []);
-    assert_eq!(store.grants_in_doubt(at(70), 9).await.unwrap().len(), 1);
+    assert_eq!(store.grants_in_doubt(provider, at(69), 9).await.unwrap(), []);
+    assert_eq!(store.grants_in_doubt(provider, at(70), 9).await.unwrap().len(), 1);
 }
 
 async fn due_grants_are_claimed_oldest_first_up_to_the_limit(store: &Fixture) {
@@ -262,8 +271,9 @@ async fn grants_that_nobody_asks_for_are_left_alone(store: &Fixture) {
 
     let grant = deposit.grant.id;
     assert!(store.extend_ahead(grant, at(200)).await.unwrap());
-    assert_eq!(store.claim_due(provider, me(), 9, at(100), at(120)).await.unwrap().len(), 1);
-    assert!(store.release(grant, 1, at(101)).await.unwrap());
+    let sweeper = me();
+    assert_eq!(store.claim_due(provider, sweeper, 9, at(100), at(120)).await.unwrap().len(), 1);
+    assert!(store.release(grant, 1, sweeper, at(101)).await.unwrap());
     // Planned while it was asked for, found when nobody asks any more.
     assert_eq!(store.claim_due(provider, me(), 9, at(200), at(220)).await.unwrap(), []);
     assert_eq!(store.retire_unwanted(provider, at(200), 9).await.unwrap(), 1);

@@ -9,12 +9,13 @@ use super::{Fixture, NOW, at, on_both_engines, scopes, sealed, slug, user};
 
 on_both_engines! {
     p9_a_pause_is_made_longer_and_never_shorter
+    s9_what_a_clock_a_day_ahead_has_written_is_overwritten
     p8_a_second_grant_makes_it_certain_that_our_credentials_are_refused
     p8_the_only_grant_that_could_be_refreshed_is_certain_at_once
     p8_refused_credentials_are_tried_once_a_minute_however_many_ask
     p8_a_success_absolves_a_provider_once
     two_grants_that_blame_at_once_are_told_of_once
-    a_change_keeps_what_it_does_not_name_and_has_credentials_tried_at_once
+    a_change_keeps_what_it_does_not_name_ends_a_pause_and_has_credentials_tried_at_once
     a_provider_has_up_to_three_secrets_and_keeps_the_last
     the_last_two_secrets_are_not_deleted_both_by_two_at_once
     the_use_of_a_secret_is_noted_once_an_hour_unless_another_one_worked_since
@@ -42,6 +43,22 @@ async fn p9_a_pause_is_made_longer_and_never_shorter(store: &Fixture) {
     assert_eq!(standing(store, provider).await, Standing { paused_until: Some(at(11)), ..Standing::default() });
     assert_eq!(standing(store, other).await, Standing::default());
     assert!(!store.pause_provider(ProviderId::new(NOW), at(5), NOW).await.unwrap());
+}
+
+async fn s9_what_a_clock_a_day_ahead_has_written_is_overwritten(store: &Fixture) {
+    let day = 86_400;
+    let (provider, grants) = with_grants(store, 1).await;
+    assert!(store.pause_provider(provider, at(day + 30), at(day)).await.unwrap());
+    assert!(store.pause_provider(provider, at(30), NOW).await.unwrap());
+    assert_eq!(store.blame_provider(provider, grants[0], at(day)).await.unwrap(), Blame::Misconfigured);
+    assert!(store.claim_probe(provider, NOW, at(60)).await.unwrap());
+    assert!(!store.claim_probe(provider, at(1), at(61)).await.unwrap());
+    assert!(store.freeze_verdicts(provider, at(day + 1_800), at(day - 300), at(day)).await.unwrap().began);
+    assert!(store.freeze_verdicts(provider, at(1_800), at(-300), NOW).await.unwrap().began);
+    assert!(!store.freeze_verdicts(provider, at(1_860), at(-240), at(60)).await.unwrap().began);
+    let standing = standing(store, provider).await;
+    assert_eq!((standing.paused_until, standing.probe_at), (Some(at(30)), Some(at(60))));
+    assert_eq!(standing.frozen_until, Some(at(1_860)));
 }
 
 async fn p8_a_second_grant_makes_it_certain_that_our_credentials_are_refused(store: &Fixture) {
@@ -110,14 +127,14 @@ async fn two_grants_that_blame_at_once_are_told_of_once(store: &Fixture) {
     assert_eq!(store.events(EventKind::ProviderMisconfigured).await, 1);
 }
 
-async fn a_change_keeps_what_it_does_not_name_and_has_credentials_tried_at_once(store: &Fixture) {
+async fn a_change_keeps_what_it_does_not_name_ends_a_pause_and_has_credentials_tried_at_once(store: &Fixture) {
     let (provider, grants) = with_grants(store, 1).await;
     assert_eq!(store.blame_provider(provider, grants[0], NOW).await.unwrap(), Blame::Misconfigured);
-    store.tamper(format!("UPDATE providers SET frozen_until = {}", at(99).millis())).await;
+    store.tamper(format!("UPDATE providers SET frozen_until = {0}, paused_until = {0}", at(99).millis())).await;
     let before = store.provider(provider).await.unwrap().unwrap();
     assert!(store.update_provider(&slug("acme"), &ProviderChange::default(), NOW).await.unwrap());
     let mut after = store.provider(provider).await.unwrap().unwrap();
-    assert_eq!(after.standing, Standing { probe_at: None, ..before.standing });
+    assert_eq!(after.standing, Standing { probe_at: None, paused_until: None, ..before.standing });
     after.standing = before.standing;
     assert_eq!(after, before);
 
