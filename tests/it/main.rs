@@ -18,7 +18,6 @@ mod leak;
 mod lost_answers;
 mod lost_commits;
 mod main_job;
-mod numbers;
 mod ordinary_build;
 mod outbound;
 mod processes;
