@@ -4,6 +4,7 @@ pub mod browser;
 pub mod canary;
 pub mod child;
 pub mod database;
+pub mod dice;
 #[cfg(feature = "failpoints")]
 pub mod file_hand;
 pub mod harness;
