@@ -31,6 +31,7 @@ mod sandbox;
 mod sealing;
 mod soak;
 mod store;
+mod strange_providers;
 mod support;
 mod tokens;
 mod tour;
