@@ -3,6 +3,7 @@
 #![allow(clippy::unchecked_time_subtraction, reason = "a test that is wrong by a minute may panic")]
 #![allow(unreachable_pub, reason = "nothing of a test binary is reachable from outside")]
 
+mod busy_store;
 mod cache;
 mod callers;
 mod cli;
