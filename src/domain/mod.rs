@@ -8,6 +8,8 @@ pub mod flow;
 pub mod grant;
 pub mod ids;
 pub mod instance;
+#[cfg(test)]
+mod numbers;
 pub mod policy;
 pub mod provider;
 pub mod redirect;

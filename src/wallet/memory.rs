@@ -126,16 +126,13 @@ fn weigh((_, user): &Key, holdings: &Holdings) -> usize {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::time::Duration;
 
     use tokio_util::task::TaskTracker;
 
     use super::*;
     use crate::clock::Clock;
-    use crate::domain::grant::{Freshness, GrantState};
-    use crate::domain::ids::{AccountId, GrantId, InstanceId};
-    use crate::domain::provider::Lifetime;
-    use crate::domain::scopes::Scopes;
+    use crate::domain::grant::tests::hour;
+    use crate::domain::ids::InstanceId;
     use crate::domain::secret::AccessToken;
     use crate::store::Store;
     use crate::vault::{Owner, RootKey, Vault};
@@ -145,28 +142,8 @@ mod tests {
     /// A holding of `user` with a token of a kilobyte.
     fn holding(user: &UserId, vault: &Vault) -> Holding {
         let owner = Owner { row: "", account: "", user: "", provider: "", generation: 0 };
-        let lifetime = Lifetime::Stated(Duration::from_hours(1));
         Holding {
-            grant: Grant {
-                id: GrantId::new(NOW),
-                account: AccountId::new(NOW),
-                user: user.clone(),
-                provider: ProviderId::new(NOW),
-                state: GrantState::Active,
-                freshness: Freshness { issued_at: NOW, lifetime, due_at: None, keep_alive_at: None },
-                token_type: "Bearer".into(),
-                scopes: Scopes::split("read write", " "),
-                access_generation: 0,
-                refresh_generation: None,
-                fence: 0,
-                committed_fence: 0,
-                lease: None,
-                doubted_fence: None,
-                attempted_at: None,
-                attempts: 0,
-                retry_not_before: None,
-                ahead_until: NOW,
-            },
+            grant: Grant { user: user.clone(), ..hour(0) },
             access_token: vault.seal(&AccessToken::new("t".repeat(1_024)), &owner).unwrap(),
             subject: "person".into(),
             is_default: false,

@@ -6,10 +6,8 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use prost_types::FieldMask;
 use token_wallet::proto::v1;
-use token_wallet::sandbox::{
-    Client, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Effect, Options, Person, Rule, Settings,
-};
-use tonic::Status;
+use token_wallet::sandbox::{Client, DEFAULT_CLIENT_ID, Effect, Options, Person, Rule, Settings};
+use tonic::{Code, Status};
 
 use crate::support::harness::{BEGIN, Harness, on_both_engines, reason};
 use crate::support::oracle::counts;
@@ -254,32 +252,17 @@ on_both_engines! {
         let another = Client { id: "another".into(), ..Options::default().clients.remove(0) };
         let clients = Options::default().clients.into_iter().chain([another]).collect();
         let harness = with_a_crowd(engine, HANGING, Options { clients, ..Options::default() }).await;
-        let base = harness.sandbox.base_url();
-        let request = v1::CreateProviderRequest {
-            slug: "another".into(),
-            catalog_entry: "oauth2".into(),
-            client_id: "another".into(),
-            client_secret: DEFAULT_CLIENT_SECRET.into(),
-            additional_scopes: vec!["openid".into(), "offline_access".into()],
-            endpoints: Some(v1::ProviderEndpoints {
-                authorization_url: format!("{base}/authorize"),
-                token_url: format!("{base}/token"),
-                userinfo_url: format!("{base}/userinfo"),
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
-        harness.providers().create_provider(request).await.unwrap();
+        harness.create_own("another", "another").await;
         let ticket = harness.ticket_at("another", "v", "p0").await;
         harness.complete("v", &ticket).await.unwrap();
-        let mut best = f64::INFINITY;
-        for round in 1..=3 {
+        // What else the machine does comes and goes within seconds, and hits the slowest hundredth first: one figure says
+        // little of us. So what hangs is measured again and again, each time between two measurements of the same wallet
+        // with nothing that hangs, and the middle of the ones is compared with the middle of the others.
+        let (mut quiet, mut during) = (vec![p99(&harness).await], Vec::new());
+        loop {
             harness.pass(hours(2));
             harness.sandbox.set_faults([Rule::refresh(Effect::Hold).client(DEFAULT_CLIENT_ID)]);
             harness.get_at("another", "v").await.unwrap();
-            // The sweep has what it may have; that is part of both.
-            harness.sandbox.wait_held(11).await;
-            let before = p99(&harness).await;
             let mut hanging = tokio::task::JoinSet::new();
             for n in 0..HANGING {
                 let mut wallet = harness.wallet();
@@ -290,15 +273,24 @@ on_both_engines! {
             harness.sandbox.wait_held(13).await;
             let more = tokio::time::timeout(Duration::from_millis(100), harness.sandbox.wait_held(14)).await;
             assert!(more.is_err(), "no more than 85 % of the places");
-            let during = p99(&harness).await;
-            say(format_args!("{engine:?}: p99 of a get {before:?} before, {during:?} while {HANGING} hang"));
-            best = best.min(during.saturating_sub(Duration::from_millis(3)).as_secs_f64() / before.as_secs_f64());
+            during.push(p99(&harness).await);
             harness.sandbox.clear_faults();
-            harness.in_time(hanging.join_all()).await.into_iter().for_each(|answer| drop(answer.unwrap()));
+            for answer in harness.in_time(hanging.join_all()).await {
+                let impatient = answer.as_ref().is_err_and(|refused| refused.code() == Code::DeadlineExceeded);
+                assert!(answer.is_ok() || impatient, "{answer:?}");
+            }
+            // Whoever's patience ended on a busy machine asks again.
+            assert_eq!(all_told_at_once(&harness, HANGING).await, counts([("OK", HANGING)]));
             let asked = harness.refreshes().iter().filter(|request| request.client_id.as_deref() == Some(DEFAULT_CLIENT_ID)).count();
-            assert_eq!(asked, HANGING * round, "each once");
+            assert_eq!(asked, HANGING * during.len(), "each once");
+            quiet.push(p99(&harness).await);
+            let ratio = median(&during).as_secs_f64() / median(&quiet).as_secs_f64();
+            say(format_args!("{engine:?}: {ratio:.2}; p99 of a get {during:.1?} while {HANGING} hang, {quiet:.1?} before and after"));
+            if during.len() >= 3 && ratio <= 1.5 {
+                break;
+            }
+            assert!(during.len() < 9, "{ratio}");
         }
-        assert!(best <= 1.5, "{best}");
         harness.assert_each_redeemed_once();
     }
 
@@ -339,6 +331,12 @@ async fn p99(harness: &Harness) -> Duration {
     }
     took.sort_unstable();
     took[took.len() * 99 / 100]
+}
+
+fn median(of: &[Duration]) -> Duration {
+    let mut sorted = of.to_vec();
+    sorted.sort_unstable();
+    sorted[sorted.len() / 2]
 }
 
 #[expect(clippy::print_stdout, reason = "figures that a person wants to see")]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use token_wallet::proto::v1;
 use token_wallet::proto::v1::complete_link_request::Proof;
-use token_wallet::sandbox::{Effect, Options, Person, Rule};
+use token_wallet::sandbox::{Effect, Options, Person, Reply, Rule};
 use tonic::Code;
 
 use crate::support::browser::{location, parameter};
@@ -371,22 +371,32 @@ on_both_engines! {
         assert!(ended.iter().all(Result::is_ok), "{ended:?}");
     }
 
-    async fn a_refused_or_unanswered_code_is_not_sent_again(engine) {
+    async fn p10_p12_p14_a_refused_or_unanswered_code_is_not_sent_again(engine) {
         let harness = Harness::start(engine).await;
-        for (status, error, told) in [
-            (400, "invalid_grant", "FLOW_EXPIRED"),
-            (401, "invalid_client", "PROVIDER_MISCONFIGURED"),
-            (503, "temporarily_unavailable", "FLOW_OUTCOME_UNKNOWN"),
+        let html = Reply::new(200).body("<h1>OK</h1>").header("content-type", "text/html");
+        for (effect, told) in [
+            (Effect::error(400, "invalid_grant"), "FLOW_EXPIRED"),
+            (Effect::error(401, "invalid_client"), "PROVIDER_MISCONFIGURED"),
+            (Effect::error(503, "temporarily_unavailable"), "FLOW_OUTCOME_UNKNOWN"),
+            (Effect::Answer(html), "FLOW_OUTCOME_UNKNOWN"),
+            (Effect::Truncate(20), "FLOW_OUTCOME_UNKNOWN"),
+            (Effect::Huge(1 << 30), "FLOW_OUTCOME_UNKNOWN"),
+            (Effect::Nested(100_000), "FLOW_OUTCOME_UNKNOWN"),
+            (Effect::Close, "FLOW_OUTCOME_UNKNOWN"),
         ] {
             let ticket = harness.ticket("u", "demo").await;
-            harness.sandbox.set_faults([Rule::exchange(Effect::error(status, error))]);
+            harness.sandbox.set_faults([Rule::exchange(effect.clone())]);
             harness.sandbox.clear_requests();
             for _ in 0..2 {
-                assert_eq!(reason(&harness.complete("u", &ticket).await.unwrap_err()), told);
+                assert_eq!(reason(&harness.complete("u", &ticket).await.unwrap_err()), told, "{effect:?}");
             }
-            assert_eq!(harness.exchanges().len(), 1);
+            assert_eq!(harness.exchanges().len(), 1, "{effect:?}");
         }
         assert_eq!(reason(&harness.get("u").await.unwrap_err()), "ACCOUNT_NOT_LINKED");
+        // It can be begun again.
+        harness.sandbox.clear_faults();
+        harness.link("u", "demo").await;
+        assert!(harness.is_accepted(&harness.get("u").await.unwrap().access_token).await);
     }
 
     async fn an_account_of_another_user_is_not_taken_over(engine) {

@@ -3,6 +3,7 @@
 #![allow(clippy::unchecked_time_subtraction, reason = "a test that is wrong by a minute may panic")]
 #![allow(unreachable_pub, reason = "nothing of a test binary is reachable from outside")]
 
+mod busy_store;
 mod cache;
 mod callers;
 mod cli;
@@ -20,7 +21,6 @@ mod lost_answers;
 mod lost_commits;
 mod main_job;
 mod metrics;
-mod numbers;
 mod ordinary_build;
 mod outbound;
 mod processes;
@@ -34,6 +34,7 @@ mod sandbox;
 mod sealing;
 mod soak;
 mod store;
+mod strange_providers;
 mod support;
 mod tokens;
 mod tour;

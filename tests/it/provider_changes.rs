@@ -9,7 +9,7 @@ use token_wallet::sandbox::{DEFAULT_CLIENT_SECRET, Effect, Options, Person, Rule
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::support::harness::{Harness, on_both_engines, reason, until};
+use crate::support::harness::{Engine, Harness, on_both_engines, reason, until};
 
 /// What is refused, where.
 fn refusing(status: u16, error: &str) -> Vec<Rule> {
@@ -17,7 +17,7 @@ fn refusing(status: u16, error: &str) -> Vec<Rule> {
 }
 
 /// A wallet with this many linked users, `u0` to …, whose tokens are dead, at a sandbox with these faults.
-async fn with_dead_tokens(engine: crate::support::harness::Engine, users: usize, faults: Vec<Rule>) -> Harness {
+async fn with_dead_tokens(engine: Engine, users: usize, faults: Vec<Rule>) -> Harness {
     let people = (0..=users).map(|n| Person::named(&format!("p{n}"))).collect();
     let harness = Harness::with(engine, Options { people, ..Options::default() }).await;
     for n in 0..users {
@@ -162,40 +162,9 @@ on_both_engines! {
     }
 
     async fn p8_refused_credentials_are_tried_once_a_minute_and_at_once_after_a_cure(engine) {
-        let harness = with_dead_tokens(engine, 2, refusing(401, "invalid_client")).await;
-        // One grant alone could be a fault of its own.
-        for user in ["u0", "u1"] {
-            assert_eq!(reason(&harness.get(user).await.unwrap_err()), "PROVIDER_MISCONFIGURED");
+        for (status, error) in [(401, "invalid_client"), (400, "unauthorized_client")] {
+            refused_credentials(engine, refusing(status, error)).await;
         }
-        until("it is certain", async || state(&harness).await == ProviderState::Misconfigured).await;
-        let asked = harness.refreshes().len();
-        assert!(asked <= 2, "{asked}");
-        let link = harness.ticket("u2", "p2").await;
-        assert_eq!(reason(&harness.complete("u2", &link).await.unwrap_err()), "PROVIDER_MISCONFIGURED");
-        for _ in 0..3 {
-            harness.pass(Duration::from_mins(1));
-            until("a try a minute", async || {
-                let _ = harness.get("u0").await.unwrap_err();
-                harness.refreshes().len() > asked
-            })
-            .await;
-        }
-        assert!(harness.refreshes().len() <= asked + 3);
-        metric_is(&harness, "token_wallet_provider_misconfigured{provider=\"sandbox\"} 1").await;
-
-        harness.sandbox.clear_faults();
-        harness.get("u0").await.unwrap_err();
-        // The grant that was tried last has a wait of its own, of a few seconds.
-        harness.pass(Duration::from_secs(6));
-        harness.get("u0").await.unwrap_err();
-        add_secret(&harness, "sandbox", DEFAULT_CLIENT_SECRET).await.unwrap();
-        until("it recovers", async || harness.get("u0").await.is_ok() && harness.get("u1").await.is_ok()).await;
-        assert_eq!(state(&harness).await, ProviderState::Ok);
-        let events = harness.database().await.events().await;
-        for kind in ["provider.misconfigured", "provider.recovered"] {
-            assert_eq!(events.iter().filter(|event| *event == kind).count(), 1, "{events:?}");
-        }
-        assert!(!events.iter().any(|kind| kind == "account.reauthorization_required"), "{events:?}");
     }
 
     async fn p8_a_grant_that_is_refused_proves_that_our_credentials_are_taken(engine) {
@@ -323,4 +292,42 @@ on_both_engines! {
         }
         assert_eq!(harness.refreshes().len(), 20);
     }
+}
+
+/// Two grants whose refreshes are refused like this, until an operator has mended what is wrong.
+async fn refused_credentials(engine: Engine, faults: Vec<Rule>) {
+    let harness = with_dead_tokens(engine, 2, faults).await;
+    // One grant alone could be a fault of its own.
+    for user in ["u0", "u1"] {
+        assert_eq!(reason(&harness.get(user).await.unwrap_err()), "PROVIDER_MISCONFIGURED");
+    }
+    until("it is certain", async || state(&harness).await == ProviderState::Misconfigured).await;
+    let asked = harness.refreshes().len();
+    assert!(asked <= 2, "{asked}");
+    let link = harness.ticket("u2", "p2").await;
+    assert_eq!(reason(&harness.complete("u2", &link).await.unwrap_err()), "PROVIDER_MISCONFIGURED");
+    for _ in 0..3 {
+        harness.pass(Duration::from_mins(1));
+        until("a try a minute", async || {
+            let _ = harness.get("u0").await.unwrap_err();
+            harness.refreshes().len() > asked
+        })
+        .await;
+    }
+    assert!(harness.refreshes().len() <= asked + 3);
+    metric_is(&harness, "token_wallet_provider_misconfigured{provider=\"sandbox\"} 1").await;
+
+    harness.sandbox.clear_faults();
+    harness.get("u0").await.unwrap_err();
+    // The grant that was tried last has a wait of its own, of a few seconds.
+    harness.pass(Duration::from_secs(6));
+    harness.get("u0").await.unwrap_err();
+    add_secret(&harness, "sandbox", DEFAULT_CLIENT_SECRET).await.unwrap();
+    until("it recovers", async || harness.get("u0").await.is_ok() && harness.get("u1").await.is_ok()).await;
+    assert_eq!(state(&harness).await, ProviderState::Ok);
+    let events = harness.database().await.events().await;
+    for kind in ["provider.misconfigured", "provider.recovered"] {
+        assert_eq!(events.iter().filter(|event| *event == kind).count(), 1, "{events:?}");
+    }
+    assert!(!events.iter().any(|kind| kind == "account.reauthorization_required"), "{events:?}");
 }

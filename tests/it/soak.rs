@@ -4,7 +4,6 @@
 //! `TOKEN_WALLET_SOAK_GRANTS`, `TOKEN_WALLET_SOAK_DAYS` and `TOKEN_WALLET_SOAK_SEED` ask for another run than CI's.
 
 mod check;
-mod dice;
 mod oracle;
 mod plan;
 mod town;

@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use token_wallet::failpoint::VARIABLE;
 use token_wallet::sandbox::{DEFAULT_CLIENT_SECRET, Options, Rotation};
 
+use crate::support::dice::Dice;
 use crate::support::file_hand::FileHand;
 use crate::support::harness::{BEGIN, Engine};
 use crate::support::service::Wallet;
@@ -31,32 +32,28 @@ pub struct Chance {
     pub step: &'static str,
     pub engine: Engine,
     pub seed: u64,
-    state: u64,
+    dice: Dice,
 }
 
 impl Chance {
     pub fn new(step: &'static str, engine: Engine, seed: u64) -> Self {
         let run = step.bytes().chain([u8::from(engine == Engine::Postgres)]);
         let state = run.fold(seed, |state, byte| state.wrapping_mul(0x0100_0000_01b3) ^ u64::from(byte));
-        Self { step, engine, seed, state }
+        Self { step, engine, seed, dice: Dice::new(state) }
     }
 
-    /// A number below `limit`, by splitmix64.
+    /// A number below `limit`.
     pub fn below(&mut self, limit: u64) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.state;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (bits ^ (bits >> 31)) % limit
+        self.dice.below(limit)
     }
 
     pub fn flip(&mut self) -> bool {
-        self.below(2) == 0
+        self.dice.once_in(2)
     }
 
     /// Between the first second and the last.
     pub fn seconds(&mut self, first: u64, last: u64) -> Duration {
-        Duration::from_secs(first + self.below(last - first + 1))
+        Duration::from_secs(self.dice.between(first, last))
     }
 
     /// Seeds that follow each other meet all manners.

@@ -9,10 +9,10 @@ use token_wallet::clock::Hand;
 use token_wallet::proto::v1;
 use token_wallet::sandbox::{Client, Effect, Options, Person, RedirectRule, Rule};
 
-use super::dice::Dice;
 use super::plan::{KINDS, Kind, Plan, kind_of};
 use super::weather::Weather;
 use crate::support::database::Database;
+use crate::support::dice::Dice;
 use crate::support::harness::{Engine, Harness};
 use crate::support::outage::Outage;
 

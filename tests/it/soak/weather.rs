@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use token_wallet::sandbox::{Effect, Reply, Rule, Sandbox};
 
-use super::dice::Dice;
+use crate::support::dice::Dice;
 
 /// After a provider works again, the wallet may need so long to notice for each grant: its longest retry (15 min) and its
 /// breaker's longest rest (5 min).

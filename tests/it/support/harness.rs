@@ -65,7 +65,7 @@ impl Interceptor for Key {
 
 pub type Keyed = InterceptedService<Channel, Key>;
 
-/// Gives a type with `channel()` and the field `key` its clients: one way to call, in process or not.
+/// Gives a type with `channel()` and the fields `key` and `sandbox` its clients: one way to call, in process or not.
 macro_rules! keyed_clients {
     ($owner:ty) => {
         impl $owner {
@@ -87,6 +87,20 @@ macro_rules! keyed_clients {
 
             pub fn clients(&self) -> ApiClientServiceClient<Keyed> {
                 ApiClientServiceClient::with_interceptor(self.channel(), Key::new(&self.key))
+            }
+
+            /// The provider `sandbox` and the redirect URL of the tests.
+            pub async fn configure(&self, client_secret: &str) {
+                let request = v1::CreateProviderRequest {
+                    slug: "sandbox".into(),
+                    catalog_entry: manners(&self.sandbox).into(),
+                    client_id: DEFAULT_CLIENT_ID.into(),
+                    client_secret: client_secret.into(),
+                    ..Default::default()
+                };
+                self.providers().create_provider(request).await.unwrap();
+                let request = v1::CreateRedirectUrlRequest { url: APP_URL.into(), ..Default::default() };
+                self.redirect_urls().create_redirect_url(request).await.unwrap();
             }
         }
     };
@@ -146,7 +160,7 @@ impl Harness {
     /// On `engine`, with a sandbox of these options (its clock is the wallet's).
     pub async fn with(engine: Engine, options: Options) -> Self {
         let harness = Self::bare(engine, options, |_| {}).await;
-        harness.configure().await;
+        harness.configure(DEFAULT_CLIENT_SECRET).await;
         harness
     }
 
@@ -158,7 +172,7 @@ impl Harness {
             config.store.url = StoreUrl::parse(before.url().to_owned()).unwrap();
         })
         .await;
-        harness.configure().await;
+        harness.configure(DEFAULT_CLIENT_SECRET).await;
         (harness, proxy.unwrap())
     }
 
@@ -204,20 +218,6 @@ impl Harness {
             _folder: folder,
             database,
         }
-    }
-
-    /// The provider and the redirect URL that the tests use.
-    async fn configure(&self) {
-        let request = v1::CreateProviderRequest {
-            slug: "sandbox".into(),
-            catalog_entry: manners(&self.sandbox).into(),
-            client_id: DEFAULT_CLIENT_ID.into(),
-            client_secret: DEFAULT_CLIENT_SECRET.into(),
-            ..Default::default()
-        };
-        self.providers().create_provider(request).await.unwrap();
-        let request = v1::CreateRedirectUrlRequest { url: APP_URL.into(), ..Default::default() };
-        self.redirect_urls().create_redirect_url(request).await.unwrap();
     }
 
     /// On `engine`, with users `u0`, `u1` and so on, each linked to a person of its own: `p0`, `p1` and so on. There is
@@ -354,6 +354,11 @@ impl Harness {
     pub async fn ticket_at(&self, provider: &str, user: &str, person: &str) -> String {
         let started = self.start_link_at(provider, user).await;
         let callback = self.decide(&started.authorization_url, person, "approve").await;
+        self.ticket_of(callback).await
+    }
+
+    /// The ticket that a callback gives.
+    pub async fn ticket_of(&self, callback: Url) -> String {
         let answer = self.http.get(callback).send().await.unwrap();
         browser::parameter(&browser::location(&answer), "ticket").unwrap()
     }

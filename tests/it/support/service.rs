@@ -114,20 +114,6 @@ impl Wallet {
         wallet
     }
 
-    /// The provider `sandbox` and the redirect URL of the tests.
-    pub async fn configure(&self, client_secret: &str) {
-        let request = v1::CreateProviderRequest {
-            slug: "sandbox".into(),
-            catalog_entry: manners(&self.sandbox).into(),
-            client_id: DEFAULT_CLIENT_ID.into(),
-            client_secret: client_secret.into(),
-            ..Default::default()
-        };
-        self.providers().create_provider(request).await.unwrap();
-        let request = v1::CreateRedirectUrlRequest { url: APP_URL.into(), ..Default::default() };
-        self.redirect_urls().create_redirect_url(request).await.unwrap();
-    }
-
     /// Starts `serve` and waits until it is ready.
     pub async fn start(&mut self) {
         self.start_with(&[]).await;

@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use token_wallet::clock::Timestamp;
-use token_wallet::domain::grant::{Freshness, Grant, GrantState, Need, Serve};
-use token_wallet::domain::ids::{AccountId, GrantId, ProviderId};
-use token_wallet::domain::policy;
-use token_wallet::domain::provider::Lifetime;
-use token_wallet::domain::scopes::Scopes;
-use token_wallet::domain::user::UserId;
+
+use super::grant::tests::hour;
+use super::grant::{Freshness, Grant, Need, Serve};
+use super::policy;
+use super::provider::Lifetime;
+use crate::clock::Timestamp;
 
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
@@ -40,29 +39,13 @@ fn min_ttls() -> impl Strategy<Value = Option<Duration>> {
 /// A grant whose token of this lifetime was asked for at `issued_at`.
 fn grant(lifetime: Duration, issued_at: Timestamp, load: f64, spread: f64) -> Grant {
     Grant {
-        id: GrantId::new(NOW),
-        account: AccountId::new(NOW),
-        user: UserId::parse("u").unwrap(),
-        provider: ProviderId::new(NOW),
-        state: GrantState::Active,
         freshness: Freshness {
             issued_at,
             lifetime: Lifetime::Stated(lifetime),
             due_at: Some(policy::due_at(issued_at, lifetime, load, spread)),
             keep_alive_at: None,
         },
-        token_type: "Bearer".into(),
-        scopes: Scopes::default(),
-        access_generation: 0,
-        refresh_generation: Some(0),
-        fence: 0,
-        committed_fence: 0,
-        lease: None,
-        doubted_fence: None,
-        attempted_at: None,
-        attempts: 0,
-        retry_not_before: None,
-        ahead_until: NOW,
+        ..hour(0)
     }
 }
 
