@@ -20,6 +20,7 @@ mod lost_commits;
 mod main_job;
 mod numbers;
 mod ordinary_build;
+mod outages;
 mod outbound;
 mod processes;
 mod provider_answers;
