@@ -66,6 +66,11 @@ impl Chance {
         self.step.ends_with(".spooled")
     }
 
+    /// For how long nobody runs. Where an answer is in the spool it may be longer than any lease.
+    pub fn absence(&mut self) -> Duration {
+        self.seconds(0, if self.is_the_spools() { 120 } else { 40 })
+    }
+
     /// Seeds that follow each other meet all manners.
     pub fn manner(&self) -> Manner {
         [Manner::Grace, Manner::Dead, Manner::Family][usize::try_from(self.seed % 3).unwrap()]

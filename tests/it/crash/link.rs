@@ -39,7 +39,7 @@ pub async fn run(mut chance: Chance) {
     let (left, away) = tokio::join!(begin(&life), life.store_away(&mut chance));
     life.death().await;
     oracle::doubt(&life, &mut users).await;
-    life.hand.advance(chance.seconds(0, 40));
+    life.hand.advance(chance.absence());
     life.rebirth(away, &mut chance).await;
     let linked = match &left.ticket {
         Some(ticket) => outcome(&life, ticket).await,

@@ -35,7 +35,7 @@ pub async fn run(mut chance: Chance) {
     } else {
         oracle::doubt(&life, &mut users).await;
     }
-    life.hand.advance(chance.seconds(0, 40));
+    life.hand.advance(chance.absence());
     life.rebirth(away, &mut chance).await;
     oracle::judge(&life, &mut users).await;
 }
