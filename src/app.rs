@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,6 +34,9 @@ use crate::{telemetry, web};
 
 /// How long running work may take to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(15);
+
+/// How often a store that is away at start is asked again, also while a connection to it hangs.
+const ASK: Duration = Duration::from_millis(250);
 
 /// How often a turn of the jobs looks whether it is over.
 const LOOK: Duration = Duration::from_millis(1);
@@ -92,6 +97,15 @@ impl StartError {
         };
         if configuration { EXIT_CODE } else { 1 }
     }
+
+    /// Whether it is only that the store is away for now.
+    fn is_away(&self) -> bool {
+        match self {
+            Self::Store(error) | Self::Keys(KeysError::Store(error)) => error.is_transient(),
+            Self::Failed(failure) => *failure == Failure::StoreUnavailable,
+            _ => false,
+        }
+    }
 }
 
 /// Where a running service listens.
@@ -121,12 +135,13 @@ pub struct App {
 
 impl App {
     /// Checks everything, opens the listeners and runs. Nothing listens, and nothing is changed, unless the root key
-    /// opens the keyring.
+    /// opens the keyring. A store that is away is waited for: what the last life left in the spool shall be in it as
+    /// soon as it is back.
     pub async fn start(config: Config, clock: Clock) -> Result<Self, StartError> {
         telemetry::metrics::install();
-        let store = Store::open(config.store.url.expose(), config.store.max_connections).await?;
-        let opened = keys::open(&store, &config).await?;
-        store.migrate().await?;
+        let store = open(&config).await?;
+        let opened = patiently(async || keys::open(&store, &config).await).await?;
+        patiently(async || store.migrate().await).await?;
         let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
         let cache = Cache::new(store.clone(), clock.clone(), config.cache_max_bytes, tasks.clone());
         let access = Access::new(store.clone(), cache.clone(), clock.clone(), opened.instance.id);
@@ -137,9 +152,9 @@ impl App {
         let rooms = rooms(&config, clock, &store, &cache, &opened, listeners.addresses.web, &tasks)?;
         if store.engine() == Engine::Sqlite {
             // The file lock proves that the last process is dead.
-            rooms.linking.recover().await?;
+            patiently(async || rooms.linking.recover().await).await?;
         }
-        rooms.wallet.arrive().await?;
+        patiently(async || rooms.wallet.arrive().await).await?;
         let timetable = Timetable::start(&rooms.wallet, &rooms.linking, &tasks, &closing).await?;
         let servers = TaskTracker::new();
         if store.engine() == Engine::Postgres {
@@ -203,6 +218,40 @@ impl App {
         self.wallet.close().await;
         self.store.close().await;
         tracing::info!("stopped");
+    }
+}
+
+/// Opens the store. On PostgreSQL a try to connect may hang for seconds beside a server that is back: the next one does
+/// not wait for it. A file that cannot be opened is no store that is away.
+async fn open(config: &Config) -> Result<Store, StartError> {
+    let open = || Store::open(config.store.url.expose(), config.store.max_connections);
+    if config.store.url.sqlite_path().is_some() {
+        return Ok(open().await?);
+    }
+    let mut tries = FuturesUnordered::new();
+    patiently(async || {
+        tries.push(open());
+        let opened = tokio::time::timeout(ASK, tries.select_next_some()).await;
+        opened.unwrap_or_else(|_| Err(StoreError::Unavailable("no connection yet".to_owned())))
+    })
+    .await
+}
+
+/// Takes a step of the start again and again while the store is away.
+async fn patiently<T, E: Into<StartError>>(mut step: impl AsyncFnMut() -> Result<T, E>) -> Result<T, StartError> {
+    let mut told = None;
+    loop {
+        match step().await.map_err(Into::into) {
+            Err(error) if error.is_away() => {
+                let reason = error.to_string();
+                if told.as_ref() != Some(&reason) {
+                    tracing::warn!(reason, "waiting for the store");
+                    told = Some(reason);
+                }
+                tokio::time::sleep(ASK).await;
+            }
+            done => return done,
+        }
     }
 }
 

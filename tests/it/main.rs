@@ -22,6 +22,7 @@ mod lost_commits;
 mod main_job;
 mod metrics;
 mod ordinary_build;
+mod outages;
 mod outbound;
 mod processes;
 mod provider_answers;

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use token_wallet::failpoint::VARIABLE;
-use token_wallet::sandbox::{DEFAULT_CLIENT_SECRET, Options, Rotation};
+use token_wallet::sandbox::{DEFAULT_CLIENT_SECRET, Effect, Options, Rotation, Rule};
 
 use crate::support::dice::Dice;
 use crate::support::file_hand::FileHand;
 use crate::support::harness::{BEGIN, Engine};
+use crate::support::outage::Outage;
+use crate::support::proxy::Proxy;
 use crate::support::service::Wallet;
 
 /// Longer than any of the wallet's waits: it lasts until whoever is in doubt has tried again.
@@ -56,6 +58,16 @@ impl Chance {
         Duration::from_secs(self.dice.between(first, last))
     }
 
+    /// Whether the step is the spool's, which is reached only while the store is away.
+    pub fn is_the_spools(&self) -> bool {
+        self.step.ends_with(".spooled")
+    }
+
+    /// For how long nobody runs. Where an answer is in the spool it may be longer than any lease.
+    pub fn absence(&mut self) -> Duration {
+        self.seconds(0, if self.is_the_spools() { 120 } else { 40 })
+    }
+
     /// Seeds that follow each other meet all manners.
     pub fn manner(&self) -> Manner {
         [Manner::Grace, Manner::Dead, Manner::Family][usize::try_from(self.seed % 3).unwrap()]
@@ -67,6 +79,8 @@ pub struct Life {
     pub wallet: Wallet,
     pub hand: FileHand,
     pub manner: Manner,
+    /// What the wallet reaches PostgreSQL through, where the step needs the store to be away.
+    proxy: Option<Proxy>,
     about: String,
 }
 
@@ -82,10 +96,34 @@ impl Life {
         };
         let clock = hand.path();
         let mut wallet = Wallet::new(chance.engine, options, &[("TOKEN_WALLET_CLOCK", clock.to_str().unwrap())]).await;
+        let proxied = chance.is_the_spools() && chance.engine == Engine::Postgres;
+        let proxy = proxied.then(|| wallet.behind_a_proxy());
         wallet.start_with(&[(VARIABLE, &format!("{}:{nth}", chance.step))]).await;
         wallet.configure(DEFAULT_CLIENT_SECRET).await;
+        let held = match chance.step {
+            "refresh.spooled" => Some(Rule::refresh(Effect::Hold)),
+            "link.spooled" => Some(Rule::exchange(Effect::Hold)),
+            _ => None,
+        };
+        wallet.sandbox.set_faults(held.map(Rule::after));
         let about = format!("{}:{nth} on {:?}, seed {}, {manner:?}", chance.step, chance.engine, chance.seed);
-        Self { wallet, hand, manner, about }
+        Self { wallet, hand, manner, proxy, about }
+    }
+
+    /// If the step is the spool's: once the provider has done what it was asked, the store goes away, and then the
+    /// wallet is answered.
+    pub async fn store_away(&self, chance: &mut Chance) -> Option<Outage> {
+        if !chance.is_the_spools() {
+            return None;
+        }
+        self.wallet.sandbox.wait_held(1).await;
+        let away = match (&self.proxy, chance.below(3)) {
+            (Some(proxy), 0) => Outage::of_network(proxy, Proxy::cut),
+            (Some(proxy), 1) => Outage::of_network(proxy, Proxy::hold),
+            _ => Outage::begin(self.wallet.store()).await,
+        };
+        self.wallet.sandbox.release();
+        Some(away)
     }
 
     /// Waits for the process to die where it was told to, and for the sandbox to decide what had reached it.
@@ -95,9 +133,21 @@ impl Life {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 
-    /// The next process, which dies nowhere.
-    pub async fn rebirth(&mut self) {
-        self.wallet.start().await;
+    /// The next process, which dies nowhere. A store that is away is back before it starts, or soon after.
+    pub async fn rebirth(&mut self, away: Option<Outage>, chance: &mut Chance) {
+        let Some(away) = away else { return self.wallet.start().await };
+        let steps = chance.below(2) * chance.below(15);
+        if steps == 0 {
+            away.end().await;
+            return self.wallet.start().await;
+        }
+        let back = async {
+            for _ in 0..steps {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            away.end().await;
+        };
+        tokio::join!(self.wallet.start(), back);
     }
 }
 

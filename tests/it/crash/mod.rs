@@ -46,6 +46,10 @@ on_both_engines! {
         runs("refresh.answered", engine, refresh::run).await;
     }
 
+    async fn s5_killed_with_the_answer_to_a_refresh_in_the_spool_alone(engine) {
+        runs("refresh.spooled", engine, refresh::run).await;
+    }
+
     async fn s5_killed_after_the_commit_of_a_refresh(engine) {
         runs("refresh.committed", engine, refresh::run).await;
     }
@@ -64,6 +68,10 @@ on_both_engines! {
 
     async fn s5_killed_with_the_answer_to_a_code_in_memory_alone(engine) {
         runs("link.exchanged", engine, link::run).await;
+    }
+
+    async fn s5_killed_with_the_answer_to_a_code_in_the_spool_alone(engine) {
+        runs("link.spooled", engine, link::run).await;
     }
 
     async fn s5_killed_after_the_answer_to_a_code_was_parked(engine) {
@@ -97,7 +105,7 @@ fn number(variable: &str, otherwise: u64) -> u64 {
 }
 
 #[test]
-fn every_failpoint_is_listed_and_every_listed_one_stands_somewhere() {
+fn every_failpoint_is_listed_and_every_listed_one_stands_somewhere_and_is_tested() {
     fn collect(folder: &Path, found: &mut Vec<String>) {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -114,6 +122,12 @@ fn every_failpoint_is_listed_and_every_listed_one_stands_somewhere() {
     collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
     found.sort();
     found.dedup();
+    let tested = include_str!("mod.rs");
+    assert_eq!(
+        NAMES.into_iter().find(|name| !tested.contains(&format!("runs(\"{name}\""))),
+        None,
+        "a step without a test"
+    );
     let mut listed = NAMES.map(ToOwned::to_owned);
     listed.sort();
     assert_eq!(found, listed);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use token_wallet::sandbox::{Endpoint, Request};
+use token_wallet::sandbox::{Endpoint, Request, Sandbox};
 use tonic::Status;
 
 use super::life::{Life, Manner};
@@ -25,6 +25,8 @@ pub struct User {
     token: String,
     /// Whether the provider has redeemed the refresh token and the store does not have the answer.
     in_doubt: bool,
+    /// The refresh whose answer is in the spool.
+    spooled: Option<Request>,
     over: bool,
 }
 
@@ -34,7 +36,7 @@ impl User {
         life.wallet.link(name, person).await;
         let family = life.wallet.token_requests("authorization_code").last().unwrap().family.clone().unwrap();
         let token = life.wallet.get(name, "sandbox").await.unwrap().access_token;
-        Self { name, family, token, in_doubt: false, over: false }
+        Self { name, family, token, in_doubt: false, spooled: None, over: false }
     }
 }
 
@@ -47,6 +49,18 @@ pub async fn doubt(life: &Life, users: &mut [User]) {
     }
 }
 
+/// To be called between two processes, the first of which has spooled the answer to each user's one refresh: nobody is
+/// in doubt.
+pub async fn spooled(life: &Life, users: &mut [User]) {
+    assert_eq!(life.wallet.spooled(), users.len(), "answers in the spool");
+    let stored = "SELECT COUNT(*) FROM grants WHERE committed_fence > 0";
+    assert_eq!(life.wallet.database().await.number(stored).await, 0, "the store was away");
+    for user in users {
+        let [refresh] = <[Request; 1]>::try_from(refreshes(life, user)).unwrap();
+        user.spooled = Some(refresh);
+    }
+}
+
 /// Has time pass until each user has a new token, or the truth that there will be none; then judges what was done.
 pub async fn judge(life: &Life, users: &mut [User]) {
     settle(life, users).await;
@@ -56,6 +70,10 @@ pub async fn judge(life: &Life, users: &mut [User]) {
         let ended = user.in_doubt && life.manner != Manner::Grace;
         assert!(ended || !user.over, "{} must authorize again for no reason", user.name);
         verdict_is_fair(life, user);
+        if let Some(refresh) = &user.spooled {
+            assert_eq!(refreshes(life, user), [refresh.clone()], "{} is refreshed again", user.name);
+            assert_eq!(Some(Sandbox::fingerprint(&user.token)), refresh.issued.access_token);
+        }
     }
     assert_eq!(lost_by_its_own_count(life).await, lost, "what was lost is counted");
     // The newest refresh token is the one at hand: it gives another token, an hour later.
@@ -64,6 +82,10 @@ pub async fn judge(life: &Life, users: &mut [User]) {
     assert_eq!(users.iter().filter(|user| !user.over).map(|user| user.name).collect::<Vec<_>>(), kept);
     for user in users.iter() {
         redeemed_once(life, user);
+        if let Some(refresh) = &user.spooled {
+            let next = &refreshes(life, user)[1];
+            assert_eq!(next.presented.refresh_token, refresh.issued.refresh_token, "{}: the newest is lost", user.name);
+        }
     }
     until("no lease is left", async || {
         let leases = "SELECT COUNT(*) FROM grants WHERE lease_until IS NOT NULL";

@@ -5,14 +5,17 @@ use std::path::Path;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use token_wallet::config::StoreUrl;
 
+use super::proxy::Proxy;
 use super::writer::{HeldWriter, hold_writer};
 
-/// Nobody can write to the store. It can still be read.
+/// Nobody can write to the store.
 pub enum Outage {
-    /// Somebody else has the file's write lock.
+    /// Somebody else has the file's write lock. It can still be read.
     Sqlite(HeldWriter),
     /// The database is read-only, and every connection that does not know it is gone.
     Postgres(PgConnection),
+    /// Who comes through this proxy cannot reach it.
+    Network(Proxy),
 }
 
 const ENDED: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -28,6 +31,12 @@ impl Outage {
         Self::Postgres(connection)
     }
 
+    /// The network is as `weather` makes it: cut, or silent.
+    pub fn of_network(proxy: &Proxy, weather: fn(&Proxy)) -> Self {
+        weather(proxy);
+        Self::Network(proxy.clone())
+    }
+
     /// The store is back when this returns.
     pub async fn end(self) {
         match self {
@@ -36,6 +45,7 @@ impl Outage {
                 read_only(&mut connection, false).await;
                 connection.close().await.unwrap();
             }
+            Self::Network(proxy) => proxy.heal(),
         }
     }
 }

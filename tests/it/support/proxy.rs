@@ -10,11 +10,13 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// A running proxy; gone, with its connections, when dropped.
+/// A running proxy; gone, with its connections, when the last clone is dropped.
+#[derive(Clone)]
 pub struct Proxy {
     url: String,
+    direct: String,
     shared: Arc<Shared>,
-    _stop: DropGuard,
+    _stop: Arc<DropGuard>,
 }
 
 struct Shared {
@@ -37,6 +39,8 @@ struct Weather {
     refusing: bool,
     /// Counts the cuts: whoever connected under a smaller number is cut off.
     cuts: u64,
+    /// The same for [`Proxy::forget`]: nothing is forwarded any more.
+    forgets: u64,
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -58,12 +62,17 @@ impl Proxy {
         let (weather, lost) = (watch::Sender::default(), watch::Sender::default());
         let shared = Arc::new(Shared { server, weather, doomed: Mutex::default(), lost, stop: stop.clone() });
         tokio::spawn(Arc::clone(&shared).accept(listener));
-        Self { url: url.into(), shared, _stop: stop.drop_guard() }
+        Self { url: url.into(), direct: database_url.to_owned(), shared, _stop: Arc::new(stop.drop_guard()) }
     }
 
     /// The same database through the proxy.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The same database past the proxy.
+    pub fn direct_url(&self) -> &str {
+        &self.direct
     }
 
     /// Drops all connections; new ones are closed at once.
@@ -82,6 +91,15 @@ impl Proxy {
     /// Ends [`Self::cut`] and [`Self::hold`]; what was held back goes on.
     pub fn heal(&self) {
         self.shared.weather.send_modify(|weather| (weather.held, weather.refusing) = (false, false));
+    }
+
+    /// Ends [`Self::cut`] and [`Self::hold`] for new connections. The old ones stay as they are and silent, as where
+    /// something in between has lost its memory of them.
+    pub fn forget(&self) {
+        self.shared.weather.send_modify(|weather| {
+            (weather.held, weather.refusing) = (false, false);
+            weather.forgets += 1;
+        });
     }
 
     /// Loses the answer to the next commit of a change by a statement that contains `sql`: the server has committed,
@@ -123,13 +141,13 @@ impl Shared {
             let (client, _) = accepted.unwrap();
             let weather = *self.weather.borrow();
             if !weather.refusing {
-                tokio::spawn(Arc::clone(&self).connection(client, weather.cuts));
+                tokio::spawn(Arc::clone(&self).connection(client, weather));
             }
         }
     }
 
     /// One connection, until an end of it closes or it is cut.
-    async fn connection(self: Arc<Self>, client: TcpStream, cuts: u64) {
+    async fn connection(self: Arc<Self>, client: TcpStream, begun: Weather) {
         let Ok(server) = self.server.connect().await else { return };
         let talk = Mutex::new(Talk::default());
         let (from_client, to_client) = client.into_split();
@@ -151,9 +169,9 @@ impl Shared {
         };
         let mut weather = self.weather.subscribe();
         tokio::select! {
-            () = self.pump(from_client, to_server, asked) => {}
-            () = self.pump(from_server, to_client, answered) => {}
-            _ = weather.wait_for(|weather| weather.cuts != cuts) => {}
+            () = self.pump(from_client, to_server, begun.forgets, asked) => {}
+            () = self.pump(from_server, to_client, begun.forgets, answered) => {}
+            _ = weather.wait_for(|weather| weather.cuts != begun.cuts) => {}
             () = self.stop.cancelled() => {}
         }
     }
@@ -163,12 +181,13 @@ impl Shared {
         &self,
         mut from: impl AsyncRead + Unpin,
         mut to: impl AsyncWrite + Unpin,
+        forgets: u64,
         look: impl Fn(&[u8]) -> bool,
     ) {
         let mut weather = self.weather.subscribe();
         let mut buffer = vec![0; 16 * 1024];
         while let Ok(read @ 1..) = from.read(&mut buffer).await {
-            let _ = weather.wait_for(|weather| !weather.held).await;
+            let _ = weather.wait_for(|weather| !weather.held && weather.forgets == forgets).await;
             if !look(&buffer[..read]) || to.write_all(&buffer[..read]).await.is_err() {
                 return;
             }
@@ -311,6 +330,20 @@ mod tests {
         proxy.heal();
         inserting.await.unwrap();
         connecting.await.unwrap();
+        assert_eq!(count(&database.url).await, 1);
+    }
+
+    #[tokio::test]
+    async fn a_proxy_that_forgets_passes_on_what_is_said_on_new_connections_alone() {
+        let (database, proxy) = table().await;
+        let mut connection = connect(proxy.url()).await.unwrap();
+        proxy.hold();
+        let mut inserting = Box::pin(insert(&mut connection));
+        let patience = Duration::from_millis(50);
+        assert!(tokio::time::timeout(patience, &mut inserting).await.is_err());
+        proxy.forget();
+        insert(&mut connect(proxy.url()).await.unwrap()).await.unwrap();
+        assert!(tokio::time::timeout(patience, &mut inserting).await.is_err());
         assert_eq!(count(&database.url).await, 1);
     }
 

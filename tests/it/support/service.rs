@@ -26,7 +26,9 @@ use super::browser;
 use super::child::{Running, binary, text};
 use super::database::Database;
 use super::harness::{APP_URL, Engine, Key, Keyed, keyed_clients, manners};
+use super::outage::spooled;
 use super::postgres::{self, TestDatabase};
+use super::proxy::Proxy;
 
 /// The database's password, where the test server asks for none and so takes any.
 pub const DATABASE_PASSWORD: &str = "canary-database/password+\"8Zq<1";
@@ -140,6 +142,21 @@ impl Wallet {
         let [grpc, web, ops] = began.await.unwrap();
         let channel = Channel::from_shared(format!("http://{grpc}")).unwrap().connect_lazy();
         self.process = Some(Process { child, channel, grpc, web, ops });
+    }
+
+    /// From its next start on the process reaches PostgreSQL through this proxy; the test does not.
+    pub fn behind_a_proxy(&self) -> Proxy {
+        let proxy = Proxy::start(self.store.expose());
+        std::fs::write(self.folder.path().join("store.url"), proxy.url()).unwrap();
+        proxy
+    }
+
+    /// How many answers are on disk in its spool.
+    pub fn spooled(&self) -> usize {
+        spooled(&match self.store.sqlite_path() {
+            Some(path) => PathBuf::from(format!("{}.spool", path.display())),
+            None => self.folder.path().join("token-wallet.spool"),
+        })
     }
 
     /// Sends SIGTERM and leaves the process to [`Self::end`].
