@@ -42,6 +42,11 @@ const CONFIRM_AFTER: Duration = Duration::from_mins(1);
 /// The same, once the access token is dead.
 const CONFIRM_AFTER_DEATH: Duration = Duration::from_secs(5);
 
+/// No clock that is right has written a time of a claim, or of a sign of life, that lies further ahead than this.
+pub fn latest_written(now: Timestamp) -> Timestamp {
+    now.plus(LEASE).plus(CLOCK_TOLERANCE)
+}
+
 /// Until when a provider that limits us (429) is sent nothing: what it asked for, never less, and up to half of that
 /// more by `spread` in 0..=1, since others were told to come back at the same moment.
 pub fn paused_until(now: Timestamp, asked: Option<Duration>, spread: f64) -> Timestamp {

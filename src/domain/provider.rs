@@ -222,6 +222,11 @@ pub enum Verdict {
         /// The provider's Retry-After.
         after: Option<Duration>,
     },
+    /// An outage whose answer does not say whether the provider acted first. `after` is what it asked to wait.
+    Unclear {
+        /// The provider's Retry-After.
+        after: Option<Duration>,
+    },
     /// Nothing was sent: whoever took the connection did not prove that it is the provider (TLS).
     Untrusted,
     /// Sent, and no readable answer came back: the provider may or may not have acted.
@@ -236,6 +241,7 @@ impl Verdict {
             Self::Misconfigured(_) => "misconfigured",
             Self::Later { .. } => "later",
             Self::Limited { .. } => "limited",
+            Self::Unclear { .. } => "unclear",
             Self::Untrusted => "untrusted",
             Self::Unknown => "unknown",
         }

@@ -118,7 +118,11 @@ impl Linking {
             // The code is never sent twice, so a try that may have been one is the last.
             Err(
                 RedeemError::Verdict(
-                    Verdict::Later { .. } | Verdict::Limited { .. } | Verdict::Untrusted | Verdict::Unknown,
+                    Verdict::Later { .. }
+                    | Verdict::Limited { .. }
+                    | Verdict::Unclear { .. }
+                    | Verdict::Untrusted
+                    | Verdict::Unknown,
                 )
                 | RedeemError::Unsent,
             ) => FlowFailure::OutcomeUnknown,
@@ -149,12 +153,17 @@ impl Linking {
                 Err(Failure::FlowOutcomeUnknown) => return self.told(flow.id).await,
                 outcome => return outcome,
             },
-            Err(Verdict::Later { after: Some(retry_after) } | Verdict::Limited { after: Some(retry_after) }) => {
+            Err(
+                Verdict::Later { after: Some(retry_after) }
+                | Verdict::Limited { after: Some(retry_after) }
+                | Verdict::Unclear { after: Some(retry_after) },
+            ) => {
                 return Err(Failure::ProviderUnavailable { retry_after });
             }
             Err(
                 Verdict::Later { after: None }
                 | Verdict::Limited { after: None }
+                | Verdict::Unclear { after: None }
                 | Verdict::Untrusted
                 | Verdict::Unknown,
             ) => {

@@ -14,12 +14,15 @@ use crate::outbound::{NotSent, OutboundError, Response, json};
 const CLIENT_ERRORS: [&str; 2] = ["invalid_client", "unauthorized_client"];
 
 /// What a token endpoint's answer without a token means. The status of an overload or outage outranks what the body
-/// says; else the body's error code decides, also in a 200.
+/// says; else the body's error code decides, also in a 200. An outage without a code may have been told by somebody
+/// between us and the provider: whether the provider acted, it does not say. A 503 says so: not now (RFC 9110 section
+/// 15.6.4).
 pub fn classify(response: &Response, entry: &Entry, now: Timestamp) -> Verdict {
     let code = error_code(&response.body);
     match (response.status, code.as_deref()) {
         (429, _) => Verdict::Limited { after: retry_after(response, now) },
-        (500.., _) => Verdict::Later { after: retry_after(response, now) },
+        (503, _) | (500.., Some(_)) => Verdict::Later { after: retry_after(response, now) },
+        (408 | 500.., None) => Verdict::Unclear { after: retry_after(response, now) },
         (_, Some(code)) if entry.dead_grant_errors.iter().any(|dead| dead == code) => Verdict::Refused(word(code)),
         (_, Some(code)) if CLIENT_ERRORS.contains(&code) => Verdict::Misconfigured(word(code)),
         // RFC 6749 section 5.2: 401 is the answer to a failed client authentication.
@@ -99,6 +102,7 @@ pub(crate) mod tests {
     }
 
     const LATER: Verdict = Verdict::Later { after: None };
+    const UNCLEAR: Verdict = Verdict::Unclear { after: None };
 
     #[test]
     fn only_the_codes_of_the_catalog_refuse_a_grant() {
@@ -129,12 +133,19 @@ pub(crate) mod tests {
             (400, "", LATER),
             (403, "forbidden", LATER),
             (404, "<html>", LATER),
-            (408, "", LATER),
+            (408, "", UNCLEAR),
+            (408, r#"{"error":"timeout"}"#, LATER),
             (301, "", LATER),
             (302, r#"{"access_token":"a"}"#, LATER),
             (200, r#"{"error":"slow_down"}"#, LATER),
             (500, r#"{"error":"invalid_grant"}"#, LATER),
+            (500, r#"{"error":null}"#, UNCLEAR),
+            (500, "", UNCLEAR),
+            (502, "<h1>invalid_grant</h1>", UNCLEAR),
+            (504, r#"{"message":"timed out"}"#, UNCLEAR),
+            (599, "", UNCLEAR),
             (503, r#"{"error":"invalid_client"}"#, LATER),
+            (503, "<html>", LATER),
             (429, r#"{"error":"invalid_grant"}"#, Verdict::Limited { after: None }),
             (200, "", Verdict::Unknown),
             (200, "<html>", Verdict::Unknown),
@@ -174,14 +185,15 @@ pub(crate) mod tests {
             ("1.5", None),
             ("soon", None),
         ] {
-            for status in [429, 503, 400] {
+            for status in [429, 503, 400, 502] {
                 let response = Response { retry_after: Some(text.to_owned()), ..response(status, "") };
-                let meant = match status {
-                    429 => Verdict::Limited { after: wait },
-                    _ => Verdict::Later { after: wait },
+                let (meant, profile) = match status {
+                    429 => (Verdict::Limited { after: wait }, Verdict::Limited { after: wait }),
+                    502 => (Verdict::Unclear { after: wait }, Verdict::Later { after: wait }),
+                    _ => (Verdict::Later { after: wait }, Verdict::Later { after: wait }),
                 };
                 assert_eq!(classify(&response, entry_with(""), NOW), meant, "{status} {text:?}");
-                assert_eq!(classify_profile(&response, NOW), meant, "{status} {text:?}");
+                assert_eq!(classify_profile(&response, NOW), profile, "{status} {text:?}");
             }
         }
     }

@@ -9,6 +9,7 @@ use crate::clock::Timestamp;
 use crate::domain::doubt::Recovery;
 use crate::domain::grant::Grant;
 use crate::domain::ids::{GrantId, ProviderId, ReplicaId};
+use crate::domain::policy;
 use crate::domain::secret::RefreshToken;
 use crate::vault::Sealed;
 
@@ -28,11 +29,12 @@ macro_rules! refreshable {
     };
 }
 
-/// What a claim needs: the grant is as it was judged, down to its lease, which is over or was never taken.
+/// What a claim needs: the grant is as it was judged, down to its lease, which is over or was never taken, or was set by
+/// a clock that was wrong.
 macro_rules! as_judged {
     () => {
         "id = $2 AND access_generation = $5 AND fence = $6 AND lease_until IS NOT DISTINCT FROM $7
-         AND (lease_until IS NULL OR lease_until <= $1) "
+         AND (lease_until IS NULL OR lease_until <= $1 OR lease_until > $8) "
     };
 }
 
@@ -58,9 +60,9 @@ macro_rules! claimed {
 statements! {
     // A request that was never answered is remembered until an answer is stored.
     CLAIM {
-        take!() ", doubted_fence = CASE WHEN lease_until IS NULL OR $8 THEN doubted_fence ELSE COALESCE(doubted_fence, fence) END
+        take!() ", doubted_fence = CASE WHEN lease_until IS NULL OR $9 THEN doubted_fence ELSE COALESCE(doubted_fence, fence) END
          WHERE " as_judged!() "AND " refreshable!() "AND NOT EXISTS (
-            SELECT 1 FROM replicas r WHERE r.id = grants.lease_owner AND r.id <> $3 AND r.beat_at > $9)" claimed!()
+            SELECT 1 FROM replicas r WHERE r.id = grants.lease_owner AND r.id <> $3 AND r.beat_at > $10 AND r.beat_at <= $8)" claimed!()
     }
     CLAIM_PROBE {
         take!() "WHERE " as_judged!() "AND is_current AND state IN ('active', 'suspect') RETURNING " grant_columns!()
@@ -86,15 +88,16 @@ statements! {
             AND lease_until IS NULL AND NOT " wanted!()
     }
     PROVIDERS_IN_DOUBT {
-        "SELECT DISTINCT provider_id FROM grants WHERE " refreshable!() "AND lease_until <= $1 AND sweep_at <= $1
-         ORDER BY provider_id"
+        "SELECT DISTINCT provider_id FROM grants WHERE " refreshable!() "AND sweep_at <= $1
+             AND (lease_until <= $1 OR lease_until > $2) ORDER BY provider_id"
     }
     IN_DOUBT {
-        "SELECT " grant_columns!() " FROM grants WHERE provider_id = $2 AND " refreshable!()
-        "AND lease_until <= $1 AND sweep_at <= $1 ORDER BY sweep_at LIMIT $3"
+        "SELECT " grant_columns!() " FROM grants WHERE provider_id = $2 AND " refreshable!() "AND sweep_at <= $1
+             AND (lease_until <= $1 OR lease_until > $3) ORDER BY sweep_at LIMIT $4"
     }
     POSTPONE {
-        "UPDATE grants SET due_at = $3, sweep_at = $3 WHERE id = $1 AND fence = $2 AND lease_until <= $4 AND sweep_at <= $4"
+        "UPDATE grants SET due_at = $3, sweep_at = $3 WHERE id = $1 AND fence = $2 AND sweep_at <= $4
+            AND (lease_until <= $4 OR lease_until > $5)"
     }
     // The fence stays raised: numbers are not used twice. An older claim may still be in doubt. After the lease's end too:
     // nobody has claimed since, and what was not sent needs no doubt.
@@ -123,7 +126,8 @@ impl Store {
         let (generation, fence, lease) =
             (judged.access_generation, judged.fence, judged.lease.map(|lease| lease.until));
         let silent_since = recovery.and_then(|recovery| recovery.sender_silent_since).unwrap_or(Timestamp::END);
-        let values = args![now, judged.id, by, lease_until, generation, fence, lease, harmless, silent_since];
+        let latest = policy::latest_written(now);
+        let values = args![now, judged.id, by, lease_until, generation, fence, lease, latest, harmless, silent_since];
         self.db.lane(Lane::Claims).change(&CLAIM, values).await?.first().map(claim).transpose()
     }
 
@@ -138,7 +142,8 @@ impl Store {
     ) -> Result<Option<Grant>, StoreError> {
         let (generation, fence, lease) =
             (judged.access_generation, judged.fence, judged.lease.map(|lease| lease.until));
-        let values = args![now, judged.id, by, lease_until, generation, fence, lease];
+        let latest = policy::latest_written(now);
+        let values = args![now, judged.id, by, lease_until, generation, fence, lease, latest];
         self.db.lane(Lane::Claims).change(&CLAIM_PROBE, values).await?.first().map(grant).transpose()
     }
 
@@ -187,7 +192,7 @@ impl Store {
 
     /// The providers with a grant that [`Self::grants_in_doubt`] would answer.
     pub async fn providers_in_doubt(&self, now: Timestamp) -> Result<Vec<ProviderId>, StoreError> {
-        let rows = self.db.all(&PROVIDERS_IN_DOUBT, args![now]).await?;
+        let rows = self.db.all(&PROVIDERS_IN_DOUBT, args![now, policy::latest_written(now)]).await?;
         rows.iter().map(|row| row.of("grants", "", "provider_id")?.parse("provider_id")).collect()
     }
 
@@ -199,12 +204,13 @@ impl Store {
         now: Timestamp,
         limit: u32,
     ) -> Result<Vec<Grant>, StoreError> {
-        self.db.all(&IN_DOUBT, args![now, provider, limit]).await?.iter().map(grant).collect()
+        self.db.all(&IN_DOUBT, args![now, provider, policy::latest_written(now), limit]).await?.iter().map(grant).collect()
     }
 
     /// Has a grant in doubt looked at again at `until`. False if it is not as it was.
     pub async fn postpone_doubt(&self, judged: &Grant, until: Timestamp, now: Timestamp) -> Result<bool, StoreError> {
-        Ok(self.db.execute(&POSTPONE, args![judged.id, judged.fence, until, now]).await? == 1)
+        let values = args![judged.id, judged.fence, until, now, policy::latest_written(now)];
+        Ok(self.db.execute(&POSTPONE, values).await? == 1)
     }
 
     /// Gives a claim back whose token was not sent. False if it is not this fence's any more.

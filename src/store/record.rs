@@ -12,7 +12,7 @@ use super::lanes::Lane;
 use super::sql::{Row, Value, args, statements, to_json};
 use crate::clock::Timestamp;
 use crate::domain::event::Event;
-use crate::domain::grant::{Freshness, GrantState};
+use crate::domain::grant::{Freshness, GrantState, Lease};
 use crate::domain::ids::{AccountId, GrantId};
 use crate::domain::scopes::Scopes;
 use crate::domain::secret::{AccessToken, RefreshToken};
@@ -69,8 +69,17 @@ pub enum Outcome {
         /// The committed fence that the claim saw.
         committed_fence: i64,
     },
-    /// Sent, and not answered: the lease stays, and with its end the grant is in doubt.
-    Unanswered {
+    /// Whether a refresh token is spent is not known: with the lease's end the grant is in doubt. Nothing is written if
+    /// the doubt is settled: an answer of the fence in doubt, or of a later one, was stored since.
+    InDoubt {
+        /// The latest claim whose request may have been acted on: this one, or one before it.
+        fence: i64,
+        /// Who made that claim, and until when it may still bring an answer.
+        lease: Lease,
+        /// When it was made.
+        sent_at: Option<Timestamp>,
+        /// The first claim since the latest stored answer whose request was sent and never answered, if that is another.
+        doubted_fence: Option<i64>,
         /// When it is looked at next.
         due_at: Timestamp,
         /// Before this nobody causes an attempt, not even a caller who waits.
@@ -131,13 +140,14 @@ statements! {
     }
     // An answer came since, or a newer claim: still this claim is over, and was answered.
     SETTLED {
-        "UPDATE grants SET lease_owner = NULL, lease_until = NULL, attempted_at = NULL
-         WHERE id = $1 AND account_id = $2 AND fence = $3 AND committed_fence <> $4"
+        "UPDATE grants SET lease_owner = NULL, lease_until = NULL, attempted_at = NULL, doubted_fence = NULL
+         WHERE id = $1 AND account_id = $2 AND fence = $3 AND committed_fence > $4"
     }
-    UNANSWERED {
-        "UPDATE grants SET attempts = attempts + 1, due_at = CAST($4 AS BIGINT), retry_not_before = $5,
-            sweep_at = CASE WHEN sweep_at IS NOT NULL THEN CAST($4 AS BIGINT) END
-         WHERE id = $1 AND account_id = $2 AND fence = $3 AND committed_fence < $3
+    IN_DOUBT {
+        "UPDATE grants SET attempts = attempts + 1, due_at = CAST($5 AS BIGINT), retry_not_before = $6,
+            sweep_at = CASE WHEN sweep_at IS NOT NULL THEN CAST($5 AS BIGINT) END,
+            lease_owner = $7, lease_until = $8, attempted_at = $9, doubted_fence = $10
+         WHERE id = $1 AND account_id = $2 AND fence = $3 AND committed_fence < $4
          RETURNING id, state"
     }
     ACCOUNT_ENDS {
@@ -246,9 +256,24 @@ async fn record(tx: &mut Tx, change: &GrantChange) -> Result<Recorded, StoreErro
             }
             Ok(outcome)
         }
-        Outcome::Unanswered { due_at, retry_not_before } => {
-            let values = args![grant, account, fence, *due_at, *retry_not_before];
-            recorded(tx.all(&UNANSWERED, values).await?.first())
+        Outcome::InDoubt { fence: doubtful, lease, sent_at, doubted_fence, due_at, retry_not_before } => {
+            let values = args![
+                grant,
+                account,
+                fence,
+                *doubtful,
+                *due_at,
+                *retry_not_before,
+                lease.owner,
+                lease.until,
+                *sent_at,
+                *doubted_fence,
+            ];
+            let outcome = recorded(tx.all(&IN_DOUBT, values).await?.first())?;
+            if outcome == Recorded::Superseded {
+                tx.execute(&SETTLED, args![grant, account, fence, *doubtful - 1]).await?;
+            }
+            Ok(outcome)
         }
     }
 }

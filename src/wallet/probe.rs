@@ -25,7 +25,7 @@ impl Inner {
         let result = provider.userinfo(&token).await;
         let _ = self.registry.settle(provider, permit, &result).await;
         if let Err(Verdict::Refused(code)) = result {
-            return Ok(match self.note(provider, grant, Verdict::Refused(code)).await {
+            return Ok(match self.note(provider, grant, None, Verdict::Refused(code)).await {
                 Landing::Failed(Failure::ProviderUnavailable { retry_after }) => {
                     Landing::Failed(Failure::AccessTokenRejected { retry_after })
                 }

@@ -57,7 +57,7 @@ impl Inner {
         let now = self.clock.now();
         let Some(lease) = judged.lease else { return Ok(Ok(None)) };
         let wait = |until: Timestamp| Landing::Failed(Failure::ProviderUnavailable { retry_after: until.since(now) });
-        if lease.until > now {
+        if !doubt::is_over(lease, now) {
             // This replica's own of a former life: its request may still be at the provider, and nobody brings an answer.
             // One of this life is a sweep's whose flight begins just now, or has landed since the grant was read.
             let former = lease.owner == self.replica && lease.until.minus(policy::LEASE) <= self.started_at;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::flights::{Flight, Landing, Passenger};
 use super::{Ids, Inner, Wallet};
-use crate::domain::doubt::Reuse;
+use crate::domain::doubt::{Recovery, Reuse};
 use crate::domain::error::Failure;
 use crate::domain::grant::Grant;
 use crate::domain::policy;
@@ -35,6 +35,14 @@ pub(super) enum Errand {
     Rejected,
     /// The same, and the grant cannot be refreshed: the provider is asked whether its token lives.
     Probe,
+}
+
+/// What a claim of a grant in doubt rests on.
+#[derive(Clone, Copy)]
+struct Retried<'a> {
+    recovery: Recovery,
+    /// The grant as it was judged.
+    before: &'a Grant,
 }
 
 impl Wallet {
@@ -90,7 +98,10 @@ impl Inner {
         }
         let harmless = provider.entry.reuse() == Reuse::Harmless;
         match self.store.claim(judged, recovery, harmless, self.replica, now, until).await? {
-            Some(claim) => Ok(self.redeem(flight, &provider, claim, claiming_at, permit).await),
+            Some(claim) => {
+                let retried = recovery.map(|recovery| Retried { recovery, before: judged });
+                Ok(self.redeem(flight, &provider, claim, retried, claiming_at, permit).await)
+            }
             None => Ok(Landing::Elsewhere),
         }
     }
@@ -107,7 +118,7 @@ impl Inner {
         let (passenger, flight) = self.flights.board(claim.grant.id);
         if let Some(flight) = flight {
             let grant = claim.grant.clone();
-            let landing = self.redeem(&flight, provider, claim, claiming_at, permit).await;
+            let landing = self.redeem(&flight, provider, claim, None, claiming_at, permit).await;
             self.forget_unless_refreshed(&grant, &landing);
             flight.land(landing);
             return;
@@ -125,6 +136,7 @@ impl Inner {
         flight: &Flight,
         provider: &Provider,
         claim: Claim,
+        retried: Option<Retried<'_>>,
         claiming_at: Duration,
         permit: Permit,
     ) -> Landing {
@@ -136,25 +148,29 @@ impl Inner {
             self.quarantine(&grant, "refresh_token").await;
             return Landing::Failed(Failure::GrantQuarantined);
         };
-        // What is sent again in a grace is not sent after it; how much of it is left is not worth knowing.
-        let within_a_grace = grant.doubted_fence.is_some() && matches!(provider.entry.reuse(), Reuse::Grace(_));
+        let send_by = retried.and_then(|retried| retried.recovery.send_by);
         let mut secrets = provider.secrets_in_order();
         let mut secret = secrets.next();
-        let (result, sent_at) = loop {
-            if self.clock.boot().saturating_sub(claiming_at) > LATEST_SEND {
+        let (result, sent_at, untried) = loop {
+            let now = self.clock.now();
+            let missed = send_by.is_some_and(|by| by < now);
+            if missed || self.clock.boot().saturating_sub(claiming_at) > LATEST_SEND {
                 return self.give_back(&grant).await;
             }
-            let sent_at = self.clock.now();
             failpoint!("refresh.sent");
             let result = provider.refresh(&token, secret).await;
-            let refused = matches!(result, Err(Verdict::Misconfigured(_))) && !within_a_grace;
-            let Some(next) = refused.then(|| secrets.next()).flatten() else { break (result, sent_at) };
+            let refused = matches!(result, Err(Verdict::Misconfigured(_)));
+            let Some(next) = refused.then(|| secrets.next()).flatten() else { break (result, now, false) };
             (secret, claiming_at) = (Some(next), self.clock.boot());
-            let now = self.clock.now();
-            match self.store.renew_claim(&grant, self.replica, now, now.plus(policy::LEASE)).await {
+            let renewing_at = self.clock.now();
+            if send_by.is_some_and(|by| by < renewing_at) {
+                break (result, now, true);
+            }
+            let until = renewing_at.plus(policy::LEASE);
+            match self.store.renew_claim(&grant, self.replica, renewing_at, until).await {
                 Ok(Some(renewed)) => grant = renewed.grant,
                 Ok(None) => return self.give_back(&grant).await,
-                Err(_) => break (result, sent_at),
+                Err(_) => break (result, now, true),
             }
         };
         if self.registry.settle(provider, permit, &result).await.closed_again {
@@ -170,13 +186,18 @@ impl Inner {
                 landing
             }
             Err(verdict) => {
+                // Nobody is to blame while a secret is left that was not tried.
+                let verdict = match verdict {
+                    Verdict::Misconfigured(_) if untried => Verdict::Later { after: None },
+                    verdict => verdict,
+                };
                 match &verdict {
                     Verdict::Misconfigured(_) => self.registry.blame(provider, grant.id).await,
                     // Of the grant (RFC 6749 section 5.2): our credentials were good enough to be told.
                     Verdict::Refused(_) => self.accepted(provider, secret).await,
                     _ => {}
                 }
-                self.note(provider, &grant, verdict).await
+                self.note(provider, &grant, retried.map(|retried| retried.before), verdict).await
             }
         }
     }

@@ -10,7 +10,7 @@ use crate::clock::Timestamp;
 use crate::domain::doubt::{self, Reuse};
 use crate::domain::error::Failure;
 use crate::domain::event::{Event, EventKind};
-use crate::domain::grant::{Grant, GrantState};
+use crate::domain::grant::{Grant, GrantState, Lease};
 use crate::domain::policy;
 use crate::domain::provider::Verdict;
 use crate::providers::Provider;
@@ -31,9 +31,22 @@ const WAVE_AT_LEAST: u32 = 5;
 const PART_OF_WAVE: Duration = Duration::from_mins(5);
 
 impl Inner {
-    /// Stores what the provider's refusal or silence means.
-    pub(super) async fn note(&self, provider: &Provider, grant: &Grant, verdict: Verdict) -> Landing {
-        let (change, failure) = self.verdict(provider, grant, verdict);
+    /// Stores what the provider's refusal or silence means for a claimed grant. `before`: what it was before the claim, if
+    /// it was in doubt.
+    pub(super) async fn note(
+        &self,
+        provider: &Provider,
+        grant: &Grant,
+        before: Option<&Grant>,
+        verdict: Verdict,
+    ) -> Landing {
+        if let Verdict::Misconfigured(code) = &verdict {
+            tracing::error!(provider = %provider.slug, code, "the provider does not accept the client credentials");
+        }
+        let (change, failure) = match doubtful(provider, grant, before, &verdict, self.clock.now()) {
+            Some(doubtful) => doubtful,
+            None => self.verdict(grant, verdict),
+        };
         let recorded = self.store.record(&change).await;
         // At once, and after an error too: the commit's answer may be all that was lost.
         self.cache.forget(&stale(grant));
@@ -53,25 +66,20 @@ impl Inner {
     }
 
     /// The change to store, and what waiting callers are told.
-    fn verdict(&self, provider: &Provider, grant: &Grant, verdict: Verdict) -> (GrantChange, Failure) {
+    fn verdict(&self, grant: &Grant, verdict: Verdict) -> (GrantChange, Failure) {
         let now = self.clock.now();
         let unavailable = |until: Timestamp| Failure::ProviderUnavailable { retry_after: until.since(now) };
-        let reuse = provider.entry.reuse();
         let (state, retry_not_before, reason, failure) = match verdict {
             Verdict::Refused(code) => {
                 let (state, again_at) = grant.refused(now);
                 let failure = again_at.map_or(Failure::ReauthorizationRequired, unavailable);
                 (state, again_at, Some(code), failure)
             }
-            Verdict::Misconfigured(code) => {
-                tracing::error!(provider = %provider.slug, code, "the provider does not accept the client credentials");
-                (grant.state, None, Some(code), Failure::ProviderMisconfigured)
-            }
-            Verdict::Later { after } | Verdict::Limited { after } => {
+            Verdict::Misconfigured(code) => (grant.state, None, Some(code), Failure::ProviderMisconfigured),
+            Verdict::Later { after } | Verdict::Limited { after } | Verdict::Unclear { after } => {
                 let until = after.map(|after| now.plus(after));
                 (grant.state, until, None, unavailable(grant.deferred(now, until, 1.0)))
             }
-            Verdict::Unknown if reuse != Reuse::Harmless => return unanswered(provider, grant, now),
             Verdict::Unknown | Verdict::Untrusted => {
                 (grant.state, None, None, unavailable(grant.deferred(now, None, 1.0)))
             }
@@ -146,13 +154,50 @@ pub(super) fn change(grant: &Grant, outcome: Outcome, event: Option<Event>, at: 
     GrantChange { grant: id, account, fence, outcome, event, announce, at }
 }
 
-/// The provider may have acted: nobody asks before the lease would have run out, and then only as
-/// [`crate::domain::doubt`] allows.
-fn unanswered(provider: &Provider, grant: &Grant, now: Timestamp) -> (GrantChange, Failure) {
-    let lease_end = grant.lease.map_or(now, |lease| lease.until);
-    let due_at = doubt::next_look(grant, provider.entry.reuse(), now, spread());
-    tracing::warn!(grant = %grant.id, "a refresh was not answered; its outcome is in doubt");
-    metrics::in_doubt(provider.slug.as_str());
-    let failure = Failure::ProviderUnavailable { retry_after: due_at.since(now) };
-    (change(grant, Outcome::Unanswered { due_at, retry_not_before: lease_end }, None, now), failure)
+/// The change that leaves a claimed grant in doubt, and what waiting callers are told; `None` if there is no doubt. Only
+/// what was not answered waits for the end of its lease. What was surely not acted on leaves the grant as it was
+/// `before`.
+fn doubtful(
+    provider: &Provider,
+    grant: &Grant,
+    before: Option<&Grant>,
+    verdict: &Verdict,
+    now: Timestamp,
+) -> Option<(GrantChange, Failure)> {
+    let reuse = provider.entry.reuse();
+    let asked = |after: Option<Duration>| after.map_or(now, |after| now.plus(after));
+    let soon = now.plus(policy::retry_for_waiting(grant.freshness.span()));
+    let (doubted, lease_until, earliest) = match (verdict, before) {
+        (Verdict::Refused(_), _) => return None,
+        _ if reuse == Reuse::Harmless => return None,
+        (Verdict::Unknown, _) => {
+            let lease_end = grant.lease.map_or(now, |lease| lease.until);
+            (grant, lease_end, lease_end)
+        }
+        (Verdict::Unclear { after }, _) => (grant, now, asked(*after)),
+        (Verdict::Later { after } | Verdict::Limited { after }, Some(before)) => (before, now, soon.max(asked(*after))),
+        (Verdict::Misconfigured(_) | Verdict::Untrusted, Some(before)) => (before, now, soon),
+        (Verdict::Later { .. } | Verdict::Limited { .. } | Verdict::Misconfigured(_) | Verdict::Untrusted, None) => {
+            return None;
+        }
+    };
+    let due_at = doubt::next_look(doubted, reuse, earliest, now, spread());
+    if matches!(verdict, Verdict::Unknown | Verdict::Unclear { .. }) {
+        let verdict = verdict.as_str();
+        tracing::warn!(grant = %grant.id, verdict, "no answer says whether a refresh token is spent; its grant is in doubt");
+        metrics::in_doubt(provider.slug.as_str());
+    }
+    let failure = match verdict {
+        Verdict::Misconfigured(_) => Failure::ProviderMisconfigured,
+        _ => Failure::ProviderUnavailable { retry_after: due_at.since(now) },
+    };
+    let outcome = Outcome::InDoubt {
+        fence: doubted.fence,
+        lease: Lease { until: lease_until, ..doubted.lease? },
+        sent_at: doubted.attempted_at,
+        doubted_fence: doubted.doubted_fence,
+        due_at,
+        retry_not_before: earliest,
+    };
+    Some((change(grant, outcome, None, now), failure))
 }

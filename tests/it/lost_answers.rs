@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+use token_wallet::domain::ids::ReplicaId;
 use token_wallet::proto::v1;
 use token_wallet::proto::v1::external_account::State;
-use token_wallet::sandbox::{Effect, Endpoint, Options, Rotation, Rule, Settings};
+use token_wallet::sandbox::{DEFAULT_CLIENT_ID, Effect, Endpoint, Options, Reply, Rotation, Rule, Settings};
 
 use crate::support::harness::{Engine, Harness, on_both_engines, reason};
 use crate::support::oracle::{counts, wait};
@@ -161,6 +162,148 @@ on_both_engines! {
         }
     }
 
+    async fn p10_p14_an_error_that_does_not_say_whether_the_token_is_spent_costs_the_grant_only_where_nothing_helps(engine) {
+        for (manners, reply) in Manners::ALL.into_iter().zip(unclear()) {
+            let harness = manners.linked(engine).await;
+            let (in_doubt, lost) =
+                (harness.counted("refreshes_in_doubt_total").await, harness.counted("rotation_outcome_lost_total").await);
+            let old = harness.get("u").await.unwrap().access_token;
+            harness.pass(DUE);
+            harness.sandbox.set_faults([Rule::refresh(Effect::Answer(reply)).after().times(1)]);
+            harness.work().await;
+            assert_eq!(harness.refreshes().len(), 1, "{manners:?}");
+            let doubts = u64::from(manners != Manners::Static);
+            assert_eq!(harness.counted("refreshes_in_doubt_total").await - in_doubt, doubts, "{manners:?}");
+            assert_eq!(harness.get("u").await.unwrap().access_token, old, "{manners:?}");
+            let patient = harness.get_with(wanting(Some(mins(30)), "")).await.unwrap_err();
+            assert_eq!(reason(&patient), "PROVIDER_UNAVAILABLE", "{manners:?}");
+            assert!(wait(&patient) > Duration::ZERO, "{manners:?}");
+            harness.live(secs(6), secs(1)).await;
+            if !manners.risky() {
+                assert_eq!(harness.refreshes().len(), 2, "{manners:?}: it was answered, so no lease is waited for");
+                assert_ne!(harness.get("u").await.unwrap().access_token, old, "{manners:?}");
+                lives_on(&harness, manners).await;
+                continue;
+            }
+            harness.live(secs(190), secs(10)).await;
+            assert_eq!(harness.refreshes().len(), 1, "{manners:?}: not while the old one lives");
+            assert_eq!(harness.get("u").await.unwrap().access_token, old, "{manners:?}");
+            assert!(harness.is_accepted(&old).await, "{manners:?}: and it does live");
+            harness.live(secs(100), secs(5)).await;
+            assert_eq!(harness.told("u").await, "REAUTHORIZATION_REQUIRED", "{manners:?}");
+            assert_eq!(harness.refreshes().len(), 3, "{manners:?}: one late try, and one to confirm its refusal");
+            assert_eq!(harness.account("u").await.state_reason, "rotation_outcome_lost", "{manners:?}");
+            assert_eq!(harness.counted("rotation_outcome_lost_total").await - lost, 1, "{manners:?}");
+        }
+    }
+
+    async fn p10_p14_an_error_that_does_not_say_whether_the_token_is_spent_costs_nothing_if_it_was_not(engine) {
+        for (manners, reply) in Manners::ALL.into_iter().rev().zip(unclear()) {
+            let harness = manners.linked(engine).await;
+            harness.pass(DUE);
+            harness.sandbox.set_faults([Rule::refresh(Effect::Answer(reply)).times(1)]);
+            harness.work().await;
+            for _ in 0..20 {
+                harness.live(secs(15), secs(3)).await;
+                assert_eq!(harness.told("u").await, "OK", "{manners:?}");
+            }
+            let asked = harness.refreshes();
+            assert_eq!(asked.len(), 2, "{manners:?}");
+            let between = Duration::from_millis((asked[1].time - asked[0].time).unsigned_abs());
+            let expected = if manners.risky() { secs(205)..secs(215) } else { secs(1)..secs(8) };
+            assert!(expected.contains(&between), "{manners:?}: {between:?}");
+            lives_on(&harness, manners).await;
+        }
+    }
+
+    async fn p10_an_error_with_a_code_or_a_503_says_that_the_token_is_not_spent(engine) {
+        let replies = [Reply::new(500).error("server_error"), Reply::new(408).error("timeout"), Reply::new(503), Reply::new(404)];
+        for reply in replies {
+            let harness = Manners::Strict.linked(engine).await;
+            let in_doubt = harness.counted("refreshes_in_doubt_total").await;
+            harness.pass(DUE);
+            harness.sandbox.set_faults([Rule::refresh(Effect::Answer(reply.clone())).times(1)]);
+            harness.work().await;
+            assert_eq!(harness.told("u").await, "OK", "{reply:?}");
+            harness.live(secs(6), secs(1)).await;
+            assert_eq!(harness.refreshes().len(), 2, "{reply:?}");
+            assert_eq!(harness.counted("refreshes_in_doubt_total").await, in_doubt, "{reply:?}");
+            lives_on(&harness, Manners::Strict).await;
+        }
+    }
+
+    async fn p14_an_outage_at_the_retry_ends_no_doubt(engine) {
+        let outage = || Rule::refresh(Effect::error(503, "temporarily_unavailable"));
+        let harness = Manners::Graceful.linked(engine).await;
+        let lost = harness.counted("rotation_outcome_lost_total").await;
+        let old = harness.get("u").await.unwrap().access_token;
+        harness.pass(DUE);
+        harness.sandbox.set_faults([Rule::refresh(Effect::Close).after().times(1), outage()]);
+        harness.live(secs(66), secs(3)).await;
+        let asked = harness.refreshes().len();
+        assert!((3..=10).contains(&asked), "tried again and again while the grace lasts: {asked}");
+        harness.sandbox.clear_faults();
+        harness.live(secs(130), secs(5)).await;
+        assert_eq!(harness.refreshes().len(), asked, "and not after it, while the old token lives");
+        assert_eq!(harness.get("u").await.unwrap().access_token, old);
+        assert_eq!(harness.told("u").await, "OK");
+        harness.live(secs(120), secs(5)).await;
+        assert_eq!(harness.told("u").await, "REAUTHORIZATION_REQUIRED");
+        assert_eq!(harness.refreshes().len(), asked + 2);
+        assert_eq!(harness.account("u").await.state_reason, "rotation_outcome_lost");
+        assert_eq!(harness.counted("rotation_outcome_lost_total").await - lost, 1);
+        // One that is over before the grace is costs nothing.
+        let harness = Manners::Graceful.linked(engine).await;
+        harness.pass(DUE);
+        harness.sandbox.set_faults([Rule::refresh(Effect::Close).after().times(1), outage().times(3)]);
+        harness.live(secs(54), secs(3)).await;
+        assert_ne!(harness.get("u").await.unwrap().access_token, old);
+        lives_on(&harness, Manners::Graceful).await;
+    }
+
+    async fn p14_p8_a_retry_tries_the_second_client_secret(engine) {
+        // Within the grace, and long after it.
+        for silences in [1, 2] {
+            let harness = Manners::Graceful.linked(engine).await;
+            harness.pass(DUE);
+            let lost = Rule::refresh(Effect::Close).times(silences);
+            harness.sandbox.set_faults([if silences == 1 { lost.after() } else { lost }]);
+            harness.work().await;
+            let new = v1::CreateProviderSecretRequest { provider: "sandbox".into(), client_secret: "second-secret".into() };
+            harness.providers().create_provider_secret(new).await.unwrap();
+            let mut settings = harness.sandbox.settings();
+            settings.client_secrets.insert(DEFAULT_CLIENT_ID.into(), vec!["second-secret".into()]);
+            harness.sandbox.set_settings(settings);
+            harness.live(secs(230), secs(5)).await;
+            assert_eq!(harness.told("u").await, "OK", "{silences}");
+            let statuses: Vec<_> = harness.refreshes().iter().map(|request| request.status).skip(usize::try_from(silences).unwrap()).collect();
+            assert_eq!(statuses, [401, 200], "{silences}");
+            assert_eq!(harness.provider_state().await, v1::ProviderState::Ok, "{silences}");
+            lives_on(&harness, Manners::Graceful).await;
+        }
+    }
+
+    async fn s9_a_lease_from_a_clock_that_was_a_day_ahead_keeps_nobody_waiting_for_a_day(engine) {
+        for manners in Manners::ALL {
+            let harness = manners.linked(engine).await;
+            harness.pass(DEAD);
+            let ahead = harness.clock.now().plus(mins(24 * 60));
+            let (other, sent_at) = (ReplicaId::new(ahead), ahead.millis());
+            let claimed = format!("UPDATE grants SET fence = 1, lease_owner = '{other}', lease_until = {}, attempted_at = {sent_at}", sent_at + 20_000);
+            let alive = format!("INSERT INTO replicas (id, started_at, beat_at, attempts) VALUES ('{other}', {sent_at}, {sent_at}, '{{}}')");
+            let database = harness.database().await;
+            database.execute(&claimed).await;
+            database.execute(&alive).await;
+            if engine == Engine::Postgres {
+                // What it remembers of the grant is from before.
+                harness.pass(secs(2));
+            }
+            assert_eq!(harness.told("u").await, "OK", "{manners:?}");
+            assert_eq!(harness.refreshes().len(), 1, "{manners:?}");
+            lives_on(&harness, manners).await;
+        }
+    }
+
     async fn p15_the_newest_refresh_token_is_kept_however_the_provider_rotates(engine) {
         let habits =
             [Rotation::Always, Rotation::Never, Rotation::Every(NonZeroU64::new(3).unwrap()), Rotation::Grace(secs(30))];
@@ -267,6 +410,12 @@ on_both_engines! {
         assert_eq!(reason(&harness.get("u").await.unwrap_err()), "REAUTHORIZATION_REQUIRED");
         assert_eq!((harness.account("u").await.state_reason.as_str(), harness.refreshes().len()), ("invalid_token", 0));
     }
+}
+
+/// Errors that do not say what became of the refresh token.
+fn unclear() -> [Reply; 4] {
+    let page = Reply::new(502).body("<h1>invalid_grant</h1>").header("content-type", "text/html");
+    [page, Reply::new(500), Reply::new(504).body("{\"message\": \"upstream timed out\"}"), Reply::new(408)]
 }
 
 /// The grant is as good as if nothing had been: it is refreshed further, and nobody was told of anything.

@@ -37,7 +37,9 @@ impl Signal {
     pub const fn of<T>(outcome: &Result<T, Verdict>) -> Self {
         match outcome {
             Ok(_) | Err(Verdict::Refused(_) | Verdict::Misconfigured(_) | Verdict::Limited { .. }) => Self::Well,
-            Err(Verdict::Later { .. } | Verdict::Untrusted | Verdict::Unknown) => Self::Failed,
+            Err(Verdict::Later { .. } | Verdict::Unclear { .. } | Verdict::Untrusted | Verdict::Unknown) => {
+                Self::Failed
+            }
         }
     }
 }
@@ -271,6 +273,7 @@ mod tests {
             (Err(Verdict::Misconfigured(code())), Signal::Well),
             (Err(Verdict::Limited { after: None }), Signal::Well),
             (Err(Verdict::Later { after: None }), Signal::Failed),
+            (Err(Verdict::Unclear { after: None }), Signal::Failed),
             (Err(Verdict::Untrusted), Signal::Failed),
             (Err(Verdict::Unknown), Signal::Failed),
         ] {

@@ -20,6 +20,7 @@ on_both_engines! {
     a_released_claim_leaves_an_older_doubt
     a_grant_in_doubt_is_not_claimed_if_its_sender_was_heard_of
     what_is_in_doubt_is_not_swept_but_looked_at
+    s9_a_lease_that_no_right_clock_has_set_is_over
     due_grants_are_claimed_oldest_first_up_to_the_limit
     sweeps_at_once_share_what_is_due
     grants_that_nobody_asks_for_are_left_alone
@@ -171,14 +172,14 @@ async fn a_grant_in_doubt_is_not_claimed_if_its_sender_was_heard_of(store: &Fixt
     store.claim(&store.judged(grant).await, None, false, sender, NOW, at(20)).await.unwrap().unwrap();
     let judged = store.judged(grant).await;
     let beat = |at| Beat { replica: sender, started_at: NOW, at, attempts: BTreeMap::new() };
-    let recovery = Some(Recovery { sender_silent_since: Some(at(30)) });
+    let recovery = Some(Recovery { sender_silent_since: Some(at(30)), send_by: None });
     store.beat(&beat(at(31))).await.unwrap();
     assert_eq!(store.claim(&judged, recovery, false, me(), at(60), at(80)).await.unwrap(), None);
     // Itself it may: it knows what it knows.
     let mine = store.claim(&judged, recovery, false, sender, at(60), at(80)).await.unwrap();
     assert_eq!(mine.unwrap().grant.fence, 2);
     let judged = store.judged(grant).await;
-    let silent = Some(Recovery { sender_silent_since: Some(at(31)) });
+    let silent = Some(Recovery { sender_silent_since: Some(at(31)), send_by: None });
     assert!(store.claim(&judged, silent, false, me(), at(90), at(110)).await.unwrap().is_some());
 }
 
@@ -198,6 +199,30 @@ async fn what_is_in_doubt_is_not_swept_but_looked_at(store: &Fixture) {
     assert!(!store.postpone_doubt(&doubtful[0], at(90), at(31)).await.unwrap());
     assert_eq!(store.grants_in_doubt(provider, at(69), 9).await.unwrap(), []);
     assert_eq!(store.grants_in_doubt(provider, at(70), 9).await.unwrap().len(), 1);
+}
+
+async fn s9_a_lease_that_no_right_clock_has_set_is_over(store: &Fixture) {
+    let provider = store.configured("acme").await;
+    let grant = link_due(store, provider, "a", 10).await;
+    let (ahead, sender) = (86_400, me());
+    store.claim(&store.judged(grant).await, None, false, sender, at(ahead), at(ahead + 20)).await.unwrap().unwrap();
+    let beat = Beat { replica: sender, started_at: NOW, at: at(ahead), attempts: BTreeMap::new() };
+    store.beat(&beat).await.unwrap();
+    let judged = store.judged(grant).await;
+    assert_eq!(store.grants_in_doubt(provider, at(10), 9).await.unwrap(), [judged.clone()]);
+    assert!(store.postpone_doubt(&judged, at(70), at(10)).await.unwrap());
+    assert_eq!(store.grants_in_doubt(provider, at(69), 9).await.unwrap(), []);
+    // As far ahead as clocks that are right may differ it is believed.
+    let judged = store.judged(grant).await;
+    let near = ahead - 5;
+    assert_eq!(store.grants_in_doubt(provider, at(near), 9).await.unwrap(), []);
+    assert!(!store.postpone_doubt(&judged, at(ahead), at(near)).await.unwrap());
+    assert_eq!(store.claim(&judged, None, false, me(), at(near), at(near + 20)).await.unwrap(), None);
+    assert_eq!(store.claim_for_probe(&judged, me(), at(near), at(near + 20)).await.unwrap(), None);
+    // Its sender's sign of life, of the same clock, tells nothing.
+    let recovery = Some(Recovery { sender_silent_since: Some(at(40)), send_by: None });
+    let claimed = store.claim(&judged, recovery, false, me(), at(70), at(90)).await.unwrap().unwrap().grant;
+    assert_eq!((claimed.fence, claimed.doubted_fence), (2, Some(1)));
 }
 
 async fn due_grants_are_claimed_oldest_first_up_to_the_limit(store: &Fixture) {

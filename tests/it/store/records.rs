@@ -6,7 +6,7 @@ use std::time::Duration;
 use token_wallet::clock::Timestamp;
 use token_wallet::domain::account::AccountState;
 use token_wallet::domain::event::EventKind;
-use token_wallet::domain::grant::{Freshness, GrantState};
+use token_wallet::domain::grant::{Freshness, Grant, GrantState, Lease};
 use token_wallet::domain::ids::{AccountId, GrantId, ProviderId};
 use token_wallet::domain::provider::Lifetime;
 use token_wallet::store::{Claim, GrantChange, Holding, Outcome, Recorded};
@@ -27,6 +27,8 @@ on_both_engines! {
     a_change_of_another_account_or_an_unknown_fence_is_dropped
     fifty_late_answers_at_once_leave_the_newest
     a_request_without_an_answer_leaves_its_lease_and_any_answer_ends_the_doubt
+    a_retry_that_changes_nothing_leaves_the_doubt_as_it_was
+    a_retry_that_changes_nothing_after_the_answer_leaves_no_doubt
     while_verdicts_are_frozen_no_grant_is_ended
     a_freeze_brings_back_what_the_wave_ended
     a_grant_that_nobody_asks_for_is_swept_when_the_provider_would_forget_it
@@ -80,6 +82,20 @@ impl Ann {
         change.event = change.event.filter(|_| state == GrantState::Dead);
         change.at = at(7);
         store.record(&change).await.unwrap()
+    }
+
+    /// The claim of `fence` leaves in doubt what was claimed as `doubted`, from when its lease ends.
+    async fn in_doubt(&self, store: &Fixture, fence: i64, doubted: &Grant, lease_until: Timestamp) -> Recorded {
+        let outcome = Outcome::InDoubt {
+            fence: doubted.fence,
+            lease: Lease { until: lease_until, ..doubted.lease.unwrap() },
+            sent_at: doubted.attempted_at,
+            doubted_fence: doubted.doubted_fence,
+            due_at: lease_until.plus(Duration::from_secs(40)),
+            retry_not_before: lease_until,
+        };
+        let change = self.change(fence, outcome, EventKind::AccountRecovered);
+        store.record(&GrantChange { event: None, ..change }).await.unwrap()
     }
 
     async fn account_state(&self, store: &Fixture) -> (AccountState, Option<String>) {
@@ -308,12 +324,11 @@ async fn fifty_late_answers_at_once_leave_the_newest(store: &Fixture) {
 async fn a_request_without_an_answer_leaves_its_lease_and_any_answer_ends_the_doubt(store: &Fixture) {
     let ann = Ann::linked(store).await;
     ann.claim(store, 0).await;
-    let silence = Outcome::Unanswered { due_at: at(40), retry_not_before: at(20) };
-    let silence = GrantChange { event: None, ..ann.change(1, silence, EventKind::AccountRecovered) };
-    assert_eq!(store.record(&silence).await.unwrap(), Recorded::Stored(GrantState::Active));
+    let claimed = store.judged(ann.grant).await;
+    assert_eq!(ann.in_doubt(store, 1, &claimed, at(20)).await, Recorded::Stored(GrantState::Active));
     let grant = store.judged(ann.grant).await;
     assert_eq!((grant.lease.map(|lease| lease.until), grant.attempts), (Some(at(20)), 1));
-    assert_eq!((grant.freshness.due_at, grant.retry_not_before), (Some(at(40)), Some(at(20))));
+    assert_eq!((grant.freshness.due_at, grant.retry_not_before), (Some(at(60)), Some(at(20))));
 
     let again = ann.claim(store, 2).await.grant;
     assert_eq!((again.fence, again.doubted_fence), (2, Some(1)));
@@ -322,6 +337,51 @@ async fn a_request_without_an_answer_leaves_its_lease_and_any_answer_ends_the_do
     assert_eq!(store.judged(ann.grant).await.doubted_fence, Some(1));
     assert_eq!(ann.refreshed(store, 1).await, Recorded::Stored(GrantState::Active));
     assert_eq!(store.judged(ann.grant).await.doubted_fence, None);
+}
+
+/// A retry that was not acted on leaves the doubt as it was: whose it is, since when, and that its grace is unused.
+async fn a_retry_that_changes_nothing_leaves_the_doubt_as_it_was(store: &Fixture) {
+    let ann = Ann::linked(store).await;
+    ann.claim(store, 0).await;
+    let before = store.judged(ann.grant).await;
+    let retry = ann.claim(store, 1).await.grant;
+    assert_eq!((retry.fence, retry.doubted_fence), (2, Some(1)));
+    assert_eq!(ann.in_doubt(store, 2, &before, at(21)).await, Recorded::Stored(GrantState::Active));
+    let after = store.judged(ann.grant).await;
+    assert_eq!(
+        (after.lease.map(|lease| lease.owner), after.attempted_at),
+        (before.lease.map(|lease| lease.owner), Some(NOW))
+    );
+    assert_eq!((after.lease.map(|lease| lease.until), after.doubted_fence, after.attempts), (Some(at(21)), None, 1));
+    assert_eq!((after.freshness.due_at, after.retry_not_before), (Some(at(61)), Some(at(21))));
+}
+
+/// The answer in doubt comes while a retry is under way that is then not acted on: no doubt is left.
+async fn a_retry_that_changes_nothing_after_the_answer_leaves_no_doubt(store: &Fixture) {
+    let ann = Ann::linked(store).await;
+    ann.claim(store, 0).await;
+    let before = store.judged(ann.grant).await;
+    ann.claim(store, 1).await;
+    assert_eq!(ann.refreshed(store, 1).await, Recorded::Stored(GrantState::Active));
+    let fresh = store.judged(ann.grant).await;
+    assert_eq!(
+        (fresh.doubted_fence, fresh.lease.map(|lease| lease.until)),
+        (Some(1), Some(at(40))),
+        "it may be acted on"
+    );
+    assert_eq!(ann.in_doubt(store, 2, &before, at(21)).await, Recorded::Superseded);
+    let settled = store.judged(ann.grant).await;
+    assert_eq!((settled.lease, settled.doubted_fence, settled.attempts), (None, None, 0));
+    assert_eq!(settled.freshness, fresh.freshness);
+
+    // One that was not answered may have been acted on all the same.
+    let ann = Ann::linked_to(store, ann.provider).await;
+    ann.claim(store, 0).await;
+    let retry = ann.claim(store, 1).await.grant;
+    assert_eq!(ann.refreshed(store, 1).await, Recorded::Stored(GrantState::Active));
+    assert_eq!(ann.in_doubt(store, 2, &retry, at(40)).await, Recorded::Stored(GrantState::Active));
+    let doubtful = store.judged(ann.grant).await;
+    assert_eq!((doubtful.lease, doubtful.doubted_fence), (retry.lease, Some(1)));
 }
 
 async fn while_verdicts_are_frozen_no_grant_is_ended(store: &Fixture) {
