@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, Postgres};
 use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Transaction};
+use sqlx::{Connection as _, Executor as _, Row as _, SqlSafeStr as _, Transaction};
 
 use super::error::StoreError;
 use super::lanes::{Lane, Lanes, Turn};
@@ -323,6 +323,17 @@ fn sqlite_pool(connections: u32) -> SqlitePoolOptions {
         .idle_timeout(None)
         .max_lifetime(None)
         .test_before_acquire(false)
+        // A full disk ends a transaction by itself; the ROLLBACK of it then fails, and the connection would be taken to be
+        // within a transaction for ever.
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                if connection.is_in_transaction() {
+                    // Behind a rollback that is under way.
+                    connection.ping().await?;
+                }
+                Ok(!connection.is_in_transaction())
+            })
+        })
 }
 
 /// Whether something between us and the server, such as `PgBouncer`, gives each transaction whatever session is free:

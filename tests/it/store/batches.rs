@@ -14,6 +14,7 @@ use crate::support::harness::until;
 
 on_both_engines! {
     n7_a_bad_row_does_no_harm_to_the_others_of_its_batch
+    s1_a_transaction_that_the_database_undoes_by_itself_harms_no_later_one
     n7_results_are_stored_while_housekeeping_removes_many_rows
     s3_an_answer_recorded_twice_is_told_as_stored
 }
@@ -71,6 +72,27 @@ async fn n7_a_bad_row_does_no_harm_to_the_others_of_its_batch(store: &Fixture) {
     }
     let stored = "SELECT COUNT(*) FROM grants WHERE access_generation = 1";
     assert_eq!(store.number(stored).await, 4);
+}
+
+async fn s1_a_transaction_that_the_database_undoes_by_itself_harms_no_later_one(store: &Fixture) {
+    let changes: Vec<_> = claimed(store, 2).await.iter().map(change).collect();
+    // As a full disk does: the ROLLBACK that follows finds nothing to roll back.
+    let sqlite = store.url.starts_with("sqlite:");
+    if sqlite {
+        store.tamper("CREATE TRIGGER full BEFORE UPDATE ON grants BEGIN SELECT RAISE(ROLLBACK, 'full'); END").await;
+    } else {
+        let body = "BEGIN RAISE SQLSTATE '53100'; END";
+        store.tamper(format!("CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $${body}$$")).await;
+        store.tamper("CREATE TRIGGER full_disk BEFORE UPDATE ON grants FOR EACH ROW EXECUTE FUNCTION full_disk()").await;
+    }
+    for _ in 0..3 {
+        let recorded = store.record_all(&changes).await;
+        assert!(recorded.is_err() || recorded.unwrap().iter().all(Result::is_err));
+    }
+    store.tamper(if sqlite { "DROP TRIGGER full" } else { "DROP TRIGGER full_disk ON grants" }).await;
+    for recorded in store.record_all(&changes).await.unwrap() {
+        assert_eq!(recorded.unwrap(), Recorded::Stored(GrantState::Active));
+    }
 }
 
 async fn s3_an_answer_recorded_twice_is_told_as_stored(store: &Fixture) {
