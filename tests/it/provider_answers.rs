@@ -5,10 +5,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use token_wallet::proto::v1;
-use token_wallet::sandbox::{DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Effect, Repeated, Reply, Request, Rule};
+use token_wallet::sandbox::{
+    DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Effect, Options, Person, Repeated, Reply, Request, Rule,
+};
 
+use crate::support::canary::{Canary, Searcher};
 use crate::support::harness::{BEGIN, Harness, on_both_engines, reason};
 use crate::support::oracle::counts;
+use crate::support::service::Wallet;
 
 /// It is dead.
 const DEAD: Duration = Duration::from_hours(2);
@@ -60,6 +64,8 @@ on_both_engines! {
             Reply::new(500),
             page(),
             Reply::new(503).error("temporarily_unavailable"),
+            Reply::new(504).body("{\"message\": \"upstream timed out\"}"),
+            Reply::new(408),
             Reply::new(400).error("invalid_request"),
             Reply::new(403).body("forbidden"),
             Reply::new(404),
@@ -123,6 +129,47 @@ on_both_engines! {
         }
         assert_eq!(harness.refreshes().len(), 2);
         harness.assert_each_redeemed_once();
+    }
+
+    async fn p10_the_body_of_an_error_is_not_logged(engine) {
+        const CANARY: &str = "canary-body-8hTq2LmZx4Wv";
+        let page = |status| Reply::new(status).body(format!("<h1>{CANARY}</h1>"));
+        let unreadable = format!(r#"{{"access_token":"{CANARY}"#);
+        let answers = [
+            page(500),
+            page(502),
+            page(503),
+            page(504),
+            page(408),
+            page(403),
+            page(200),
+            Reply::new(200).body(unreadable),
+            Reply::new(500).error(CANARY).description(CANARY),
+        ];
+        let people = (0..answers.len()).map(|n| Person::named(&format!("u{n}"))).collect();
+        let mut wallet = Wallet::new(engine, Options { people, ..Options::default() }, &[("RUST_LOG", "trace")]).await;
+        wallet.start().await;
+        wallet.configure(DEFAULT_CLIENT_SECRET).await;
+        let searcher = Searcher::new(vec![Canary::new("body", CANARY)]);
+        for (n, answer) in answers.into_iter().enumerate() {
+            let user = format!("u{n}");
+            wallet.link(&user, &user).await;
+            let before = wallet.token_requests("refresh_token").len();
+            wallet.sandbox.set_faults([Rule::refresh(Effect::Answer(answer.clone())).person(user.clone())]);
+            wallet.age(&user).await;
+            let refused = wallet.get(&user, "sandbox").await.unwrap_err();
+            assert_eq!(reason(&refused), "PROVIDER_UNAVAILABLE", "{answer:?}");
+            assert_eq!(searcher.find(format!("{refused:?}").as_bytes()), [], "{answer:?}");
+            assert!(wallet.token_requests("refresh_token").len() > before, "{answer:?}");
+        }
+        wallet.terminate();
+        assert!(wallet.end().await.success());
+        let mut told = Vec::new();
+        for log in wallet.folder().join("logs").read_dir().unwrap() {
+            told.extend(std::fs::read(log.unwrap().path()).unwrap());
+        }
+        assert!(String::from_utf8_lossy(&told).contains("the token endpoint gave no token"));
+        assert_eq!(searcher.find(&told), []);
     }
 
     async fn p13_p19_a_provider_that_cannot_be_reached_or_must_not_be_is_sent_nothing_and_ends_nothing(engine) {

@@ -44,10 +44,16 @@ pub(crate) enum Mood {
     Glitch,
     /// Does not like the client secret.
     SecretRefused,
+    /// Has no time.
+    Busy,
+    /// Fails before it acts.
+    Fails,
+    /// Acts as it should, and then fails.
+    ActsAndFails,
 }
 
 /// All events, in a fixed order.
-pub(crate) const EVENTS: [Event; 33] = [
+pub(crate) const EVENTS: [Event; 39] = [
     Event::AccessTokenAges,
     Event::LeaseEnds,
     Event::GraceEnds,
@@ -77,6 +83,12 @@ pub(crate) const EVENTS: [Event; 33] = [
     Event::Provider(1, Mood::Glitch),
     Event::Provider(0, Mood::SecretRefused),
     Event::Provider(1, Mood::SecretRefused),
+    Event::Provider(0, Mood::Busy),
+    Event::Provider(1, Mood::Busy),
+    Event::Provider(0, Mood::Fails),
+    Event::Provider(1, Mood::Fails),
+    Event::Provider(0, Mood::ActsAndFails),
+    Event::Provider(1, Mood::ActsAndFails),
     Event::ProviderOnStray(Mood::True),
     Event::UserRevokes,
     Event::Unlink,
@@ -306,6 +318,13 @@ impl World {
             Mood::SecretRefused => {
                 self.left.refused_secrets = self.left.refused_secrets.checked_sub(1)?;
                 return Some(Reply::InvalidClient);
+            }
+            Mood::Busy | Mood::Fails | Mood::ActsAndFails => {
+                self.left.errors = self.left.errors.checked_sub(1)?;
+                if mood == Mood::ActsAndFails {
+                    self.redeem(engine, token, Mood::True)?;
+                }
+                return Some(if mood == Mood::Busy { Reply::Later } else { Reply::Unclear });
             }
         }
         let provider = &mut self.provider;

@@ -32,6 +32,8 @@ const GLITCH_UNHEARD: Bounds = Bounds { unheard: 1, ..GLITCH };
 const SECRET_AND_PAUSE: Bounds = Bounds { refused_secrets: 1, ..PAUSE };
 const SECRET_LOSS_AND_PAUSE: Bounds = Bounds { losses: 1, ..SECRET_AND_PAUSE };
 const SECRET_AND_CRASH: Bounds = Bounds { refused_secrets: 1, ..CRASH };
+const ERROR: Bounds = Bounds { errors: 1, ..Bounds::of(3) };
+const LOSS_AND_ERROR: Bounds = Bounds { errors: 1, ..LOSS };
 const ENDING: Bounds = Bounds { endings: 1, ..Bounds::of(3) };
 
 macro_rules! needed {
@@ -78,6 +80,10 @@ needed! {
     a_released_recovery_leaves_the_row_in_doubt: ReleaseKeepsDoubt, Grace, CRASH_AND_PAUSE, LAST;
     /// The request is slow rather than lost.
     an_unanswered_request_keeps_its_lease: UnansweredKeepsLease, Strict, LOSS, ONCE;
+    /// It was acted on, and the token is sent again.
+    an_unclear_answer_leaves_the_row_in_doubt: UnclearIsDoubt, Strict, ERROR, LAST;
+    /// A retry within the grace is put off; a plain claim follows when the grace is over.
+    a_retry_that_is_put_off_leaves_the_row_in_doubt: LaterKeepsDoubt, Grace, LOSS_AND_ERROR, LAST;
     /// Paused between the refusal of one secret and the use of the next.
     a_second_request_needs_a_renewed_claim: SecondClaim, Strict, SECRET_AND_PAUSE, ONCE;
     /// The same, and the renewal takes the lease from whoever has it now.

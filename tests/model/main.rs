@@ -5,8 +5,8 @@
 //! answer in memory and a spool on disk ([`replica`]); and around them ([`around`]) a provider of one of four kinds
 //! ([`rules::Rotation`]), the network, the store, and the user. A replica may be killed or paused between any two of its
 //! steps; a paused one goes on after its lease as if nothing had been. The store leaves one replica, or both, and comes
-//! back. Requests and answers are lost or late; so are the acknowledgements of commits. The provider refuses in error, or
-//! dislikes the client secret. The user unlinks, reauthorizes, or revokes at the provider.
+//! back. Requests and answers are lost or late; so are the acknowledgements of commits. The provider refuses in error,
+//! dislikes the client secret, or answers with an error, having acted or not. The user unlinks, reauthorizes, or revokes at the provider.
 //!
 //! Time is not counted: what is certain about it is an order. A lease does not end while a live process waits for its
 //! answer, or is about to store it (all limits of a request are shorter than the lease, a commit takes seconds at most).

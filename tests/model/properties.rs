@@ -66,7 +66,7 @@ fn may_recover(engine: &Engine, world: &World, me: usize) -> bool {
 fn milestones(engine: &Engine) -> Vec<Property<Engine>> {
     let Engine { rotation, bounds, .. } = *engine;
     let crash = bounds.crashes > 0;
-    let doubt = crash || bounds.losses > 0 || bounds.pauses > 0;
+    let doubt = crash || bounds.losses > 0 || bounds.pauses > 0 || bounds.errors > 0;
     let list: [(bool, &'static str, Condition); 5] = [
         (true, "a refresh succeeds", |_, world| world.row.committed > 0),
         (doubt, "a doubt ends in a success", |_, world| {
@@ -109,6 +109,7 @@ fn losses(engine: &Engine) -> Vec<Property<Engine>> {
     }
     vec![
         loss!(rotates && bounds.losses > 0, "lost: the network ate the answer", AnswerLost),
+        loss!(rotates && bounds.errors > 0, "lost: the provider acted, and answered with an error", AnswerUnclear),
         loss!(rotates && bounds.crashes > 0, "lost: died waiting for the answer", DiedWaiting),
         loss!(rotates && bounds.crashes > 0, "lost: died between the answer and its fsync", DiedBeforeFsync),
         loss!((family || grace) && bounds.pauses > 0, "lost: sent late, after a pause", LateSend),

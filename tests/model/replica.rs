@@ -2,8 +2,8 @@
 
 use crate::rules::{Engine, Guard, Rotation};
 use crate::world::{
-    Access, Answer, Broken, Flight, GrantState, Kind, Life, Link, Process, Replica, Reply, Request, Span, Step, Wire,
-    World,
+    Access, Answer, Broken, Doubt, Flight, GrantState, Kind, Life, Link, Process, Replica, Reply, Request, Span, Step,
+    Wire, World,
 };
 
 /// A step of a replica.
@@ -65,7 +65,7 @@ impl World {
             Act::Claim => self.claim(engine, me),
             Act::Check => self.check(engine, me),
             Act::Send => self.send(engine, me),
-            Act::Receive => self.receive(me),
+            Act::Receive => self.receive(engine, me),
             Act::GiveUp => self.give_up(engine, me),
             Act::Renew => self.renew(engine, me),
             Act::Spool => self.spool(me),
@@ -100,6 +100,7 @@ impl World {
             confirms: false,
             slept: false,
             late: false,
+            before: None,
         });
         Some(())
     }
@@ -157,6 +158,11 @@ impl World {
             committed: self.row.committed,
             token: self.row.token,
             confirms: before.state == GrantState::Suspect,
+            before: before.lease.filter(|_| recovers && engine.bounds.errors > 0).map(|lease| Doubt {
+                fence: before.fence,
+                lease,
+                doubted: before.doubted,
+            }),
             ..judged
         });
         Some(())
@@ -196,7 +202,7 @@ impl World {
         Some(())
     }
 
-    fn receive(&mut self, me: Replica) -> Option<()> {
+    fn receive(&mut self, engine: &Engine, me: Replica) -> Option<()> {
         let process = &mut self.processes[me];
         let flight = process.flight?;
         let Step::Sent(Wire::Reply(reply)) = flight.step else { return None };
@@ -205,6 +211,13 @@ impl World {
             Reply::InvalidGrant => None,
             Reply::InvalidClient => {
                 process.flight = Some(Flight { step: Step::SecretRefused, late: false, ..flight });
+                return Some(());
+            }
+            Reply::Later | Reply::Unclear => {
+                process.flight = None;
+                if process.link != Link::Away {
+                    self.row.put_off(engine, &flight, reply);
+                }
                 return Some(());
             }
         };

@@ -1,8 +1,9 @@
 //! The guarded statements: what the store does with the grant's row. Each is one transaction.
 
-use crate::rules::{Engine, Guard};
+use crate::rules::{Engine, Guard, Rotation};
 use crate::world::{
-    Access, Answer, Broken, Ended, Fence, Flight, Glitch, GrantState, Kind, Lease, Replica, Row, Span, Token, World,
+    Access, Answer, Broken, Ended, Fence, Flight, Glitch, GrantState, Kind, Lease, Loss, Replica, Reply, Row, Span,
+    Token, World,
 };
 
 impl Row {
@@ -54,6 +55,30 @@ impl Row {
     fn take(&mut self, owner: Replica) {
         self.fence += 1;
         self.lease = Some(Lease { owner: u8::from(owner == 1), span: Span::Running });
+    }
+
+    /// A claim came to neither a token nor a refusal.
+    pub(crate) fn put_off(&mut self, engine: &Engine, claim: &Flight, reply: Reply) {
+        if self.fence != claim.fence {
+            return;
+        }
+        let harmless = engine.rotation == Rotation::Never;
+        let Some(lease) = self.lease else { return };
+        // By the clock, to which a pause is no different.
+        let in_time = lease.span == Span::Running;
+        if reply == Reply::Unclear && !harmless && engine.has(Guard::UnclearIsDoubt) {
+            let span = if self.doubted == 0 && in_time { Span::Over } else { Span::BeyondGrace };
+            self.lease = Some(Lease { span, ..lease });
+            return;
+        }
+        match claim.before.filter(|before| before.fence > self.committed && !harmless) {
+            Some(before) if engine.has(Guard::LaterKeepsDoubt) => {
+                let span = if in_time { before.lease.span } else { Span::BeyondGrace };
+                self.lease = Some(Lease { span, ..before.lease });
+                self.doubted = before.doubted;
+            }
+            _ => self.lease = None,
+        }
     }
 
     /// Gives an unsent claim back.
@@ -122,10 +147,9 @@ impl World {
         }
         let second = if engine.has(Guard::VerdictOnce) { answer.confirms } else { row.state == GrantState::Suspect };
         let state = if second || !engine.has(Guard::TwoAnswers) { GrantState::Dead } else { GrantState::Suspect };
-        let by_doubt = row.doubted > row.committed
-            && !self.truth.sent_late
-            && !self.provider.revoked
-            && self.provider.glitch == Glitch::Ahead;
+        let doubtful = row.doubted > row.committed || self.truth.loss == Some(Loss::AnswerUnclear);
+        let by_doubt =
+            doubtful && !self.truth.sent_late && !self.provider.revoked && self.provider.glitch == Glitch::Ahead;
         if by_doubt && row.state == GrantState::Active && row.access != Access::AtFloor {
             self.truth.broke(Broken::DoubtedEarly);
         }

@@ -52,6 +52,10 @@ pub(crate) enum Guard {
     ReleaseKeepsDoubt,
     /// An unanswered request keeps its lease.
     UnansweredKeepsLease,
+    /// An answer that does not say whether the token is spent leaves the row in doubt.
+    UnclearIsDoubt,
+    /// A retry that was not acted on leaves the row in doubt.
+    LaterKeepsDoubt,
     /// A second request needs a renewed claim.
     SecondClaim,
     /// A claim is renewed only under its own fence.

@@ -1,7 +1,7 @@
 //! What an onlooker who sees everything can say: what is lost and why, and which promise is broken.
 
 use crate::Move;
-use crate::around::Event;
+use crate::around::{Event, Mood};
 use crate::replica::Act;
 use crate::rules::{Engine, Rotation};
 use crate::world::{
@@ -103,6 +103,7 @@ fn who_revoked(before: &World, change: Move) -> Loss {
 fn who_lost(before: &World, change: Move) -> Loss {
     match change {
         Move::Around(Event::AnswerLost(_)) => Loss::AnswerLost,
+        Move::Around(Event::Provider(_, Mood::ActsAndFails)) => Loss::AnswerUnclear,
         Move::Around(Event::ProviderOnStray(_)) => match before.stray {
             Some(request) if request.orphan => Loss::DiedWaiting,
             _ => Loss::AnswerLost,

@@ -56,13 +56,13 @@ pub(crate) enum Access {
 }
 
 /// Belongs to the row's fence. A lease that is over and still there is what "in doubt" means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Lease {
     pub(crate) owner: u8,
     pub(crate) span: Span,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Span {
     Running,
     /// Over; the provider's known grace, counted from the claim, is not.
@@ -119,6 +119,16 @@ pub(crate) struct Flight {
     pub(crate) slept: bool,
     /// Paused between its check and its send.
     pub(crate) late: bool,
+    /// Of a recovery: what the row was in doubt about.
+    pub(crate) before: Option<Doubt>,
+}
+
+/// A doubt, as a row tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Doubt {
+    pub(crate) fence: Fence,
+    pub(crate) lease: Lease,
+    pub(crate) doubted: Fence,
 }
 
 /// Which of the three claims.
@@ -156,6 +166,10 @@ pub(crate) enum Reply {
     Success(Token),
     InvalidGrant,
     InvalidClient,
+    /// Not now: the request was not acted on.
+    Later,
+    /// An error that does not say whether it was.
+    Unclear,
 }
 
 /// An answer that reached a replica, with what its write is guarded by.
@@ -222,6 +236,8 @@ pub(crate) struct Bounds {
     pub(crate) glitches: u8,
     /// Times that the provider refuses the client secret.
     pub(crate) refused_secrets: u8,
+    /// Answers that are neither a token nor a refusal.
+    pub(crate) errors: u8,
     /// The user takes the consent back at the provider.
     pub(crate) revocations: u8,
     /// Unlink or reauthorization.
@@ -262,6 +278,8 @@ pub(crate) enum Broken {
 pub(crate) enum Loss {
     /// The network ate or delayed the answer.
     AnswerLost,
+    /// The provider acted, and answered with an error.
+    AnswerUnclear,
     /// The process died between its send and the answer.
     DiedWaiting,
     /// The process died between the answer and its fsync.
@@ -288,6 +306,7 @@ impl Bounds {
             unheard: 0,
             glitches: 0,
             refused_secrets: 0,
+            errors: 0,
             revocations: 0,
             endings: 0,
         }
@@ -322,7 +341,9 @@ impl World {
     fn canonical(mut self) -> Self {
         if self.processes[1] < self.processes[0] {
             self.processes.swap(0, 1);
-            if let Some(lease) = &mut self.row.lease {
+            let flights = self.processes.iter_mut().filter_map(|process| process.flight.as_mut());
+            let before = flights.filter_map(|flight| flight.before.as_mut()).map(|doubt| &mut doubt.lease);
+            for lease in before.chain(&mut self.row.lease) {
                 lease.owner = 1 - lease.owner;
             }
         }
