@@ -8,12 +8,13 @@ use std::str::FromStr as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, Postgres};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Transaction};
 
 use super::error::StoreError;
 use super::lanes::{Lane, Lanes, Turn};
+use super::session::Session;
 use super::sql::{Row, Sql, Value};
 
 /// How long a statement waits for a connection, and on SQLite for another process's lock.
@@ -51,7 +52,7 @@ pub(super) enum Tx {
         _turn: Turn,
     },
     Postgres {
-        tx: Transaction<'static, Postgres>,
+        session: Session,
         pooled: bool,
     },
 }
@@ -167,7 +168,7 @@ impl Writer<'_> {
                 Tx::Sqlite { tx: write.begin_with("BEGIN IMMEDIATE").await?, _turn: turn }
             }
             Db::Postgres { pool, results, pooled } => Tx::Postgres {
-                tx: self.lane.pool(pool, results).begin().await?,
+                session: Session::begin(self.lane.pool(pool, results)).await?,
                 pooled: pooled.load(Ordering::Relaxed),
             },
         })
@@ -182,7 +183,8 @@ impl Writer<'_> {
                 Ok(rows.into_iter().map(Row::Sqlite).collect())
             }
             Db::Postgres { pool, results, pooled } if !pooled.load(Ordering::Relaxed) => {
-                let rows = sql.on_postgres(values).fetch_all(self.lane.pool(pool, results)).await;
+                let mut session = Session::of(self.lane.pool(pool, results)).await?;
+                let rows = session.rows(sql.on_postgres(values)).await;
                 let rows = rows.inspect_err(|error| note_pooler(pooled, error))?;
                 Ok(rows.into_iter().map(Row::Postgres).collect())
             }
@@ -203,8 +205,9 @@ impl Writer<'_> {
                 Ok(sql.on_sqlite(values).execute(write).await?.rows_affected())
             }
             Db::Postgres { pool, results, pooled } if !pooled.load(Ordering::Relaxed) => {
-                let done = sql.on_postgres(values).execute(self.lane.pool(pool, results)).await;
-                Ok(done.inspect_err(|error| note_pooler(pooled, error))?.rows_affected())
+                let mut session = Session::of(self.lane.pool(pool, results)).await?;
+                let done = session.hits(sql.on_postgres(values)).await;
+                Ok(done.inspect_err(|error| note_pooler(pooled, error))?)
             }
             Db::Postgres { .. } => {
                 let mut tx = self.begin().await?;
@@ -239,9 +242,9 @@ impl Tx {
             Self::Sqlite { tx, .. } => {
                 sql.on_sqlite(values).fetch_all(&mut **tx).await?.into_iter().map(Row::Sqlite).collect()
             }
-            Self::Postgres { tx, pooled } => {
-                let query = sql.on_postgres(values).persistent(!*pooled);
-                query.fetch_all(&mut **tx).await?.into_iter().map(Row::Postgres).collect()
+            Self::Postgres { session, pooled } => {
+                let rows = session.rows(sql.on_postgres(values).persistent(!*pooled)).await?;
+                rows.into_iter().map(Row::Postgres).collect()
             }
         })
     }
@@ -255,9 +258,7 @@ impl Tx {
     pub(super) async fn execute(&mut self, sql: &Sql, values: &[Value<'_>]) -> Result<u64, StoreError> {
         Ok(match self {
             Self::Sqlite { tx, .. } => sql.on_sqlite(values).execute(&mut **tx).await?.rows_affected(),
-            Self::Postgres { tx, pooled } => {
-                sql.on_postgres(values).persistent(!*pooled).execute(&mut **tx).await?.rows_affected()
-            }
+            Self::Postgres { session, pooled } => session.hits(sql.on_postgres(values).persistent(!*pooled)).await?,
         })
     }
 
@@ -265,7 +266,7 @@ impl Tx {
     pub(super) async fn script(&mut self, script: &'static str) -> Result<(), StoreError> {
         match self {
             Self::Sqlite { tx, .. } => sqlx::raw_sql(script).execute(&mut **tx).await.map(drop)?,
-            Self::Postgres { tx, .. } => sqlx::raw_sql(script).execute(&mut **tx).await.map(drop)?,
+            Self::Postgres { session, .. } => session.script(script).await?,
         }
         Ok(())
     }
@@ -275,7 +276,7 @@ impl Tx {
         match self {
             // With the turn, which ends when this has been done.
             Self::Sqlite { tx, _turn } => tx.commit().await?,
-            Self::Postgres { tx, .. } => tx.commit().await?,
+            Self::Postgres { session, .. } => session.commit().await?,
         }
         Ok(())
     }
