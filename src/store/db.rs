@@ -8,12 +8,13 @@ use std::str::FromStr as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, Postgres};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection as _, Executor as _, Row as _, SqlSafeStr as _, Transaction};
 
 use super::error::StoreError;
 use super::lanes::{Lane, Lanes, Turn};
+use super::session::{ANSWER, Session};
 use super::sql::{Row, Sql, Value};
 
 /// How long a statement waits for a connection, and on SQLite for another process's lock.
@@ -51,7 +52,7 @@ pub(super) enum Tx {
         _turn: Turn,
     },
     Postgres {
-        tx: Transaction<'static, Postgres>,
+        session: Session,
         pooled: bool,
     },
 }
@@ -130,7 +131,8 @@ impl Db {
                 Ok(rows.into_iter().map(Row::Sqlite).collect())
             }
             Self::Postgres { pool, pooled, .. } if !pooled.load(Ordering::Relaxed) => {
-                let rows = sql.on_postgres(values).fetch_all(pool).await;
+                let mut session = Session::of(pool, ANSWER).await?;
+                let rows = session.rows(sql.on_postgres(values)).await;
                 let rows = rows.inspect_err(|error| note_pooler(pooled, error))?;
                 Ok(rows.into_iter().map(Row::Postgres).collect())
             }
@@ -172,7 +174,7 @@ impl Writer<'_> {
                 Tx::Sqlite { tx: write.begin_with("BEGIN IMMEDIATE").await?, _turn: turn }
             }
             Db::Postgres { pool, results, pooled } => Tx::Postgres {
-                tx: self.lane.pool(pool, results).begin_with(self.lane.begin()).await?,
+                session: Session::begin(self.lane.pool(pool, results), self.lane.begin(), self.lane.answer()).await?,
                 pooled: pooled.load(Ordering::Relaxed),
             },
         })
@@ -248,6 +250,14 @@ impl Lane {
         }
     }
 
+    /// How long a statement of this lane may take on PostgreSQL, if the server does not say that it took too long.
+    const fn answer(self) -> Duration {
+        match self {
+            Self::Results | Self::Claims => ANSWER,
+            Self::Rest => Duration::from_secs(65),
+        }
+    }
+
     /// The connections of this lane.
     const fn pool<'a>(self, pool: &'a PgPool, results: &'a PgPool) -> &'a PgPool {
         match self {
@@ -264,9 +274,9 @@ impl Tx {
             Self::Sqlite { tx, .. } => {
                 sql.on_sqlite(values).fetch_all(&mut **tx).await?.into_iter().map(Row::Sqlite).collect()
             }
-            Self::Postgres { tx, pooled } => {
-                let query = sql.on_postgres(values).persistent(!*pooled);
-                query.fetch_all(&mut **tx).await?.into_iter().map(Row::Postgres).collect()
+            Self::Postgres { session, pooled } => {
+                let rows = session.rows(sql.on_postgres(values).persistent(!*pooled)).await?;
+                rows.into_iter().map(Row::Postgres).collect()
             }
         })
     }
@@ -280,9 +290,7 @@ impl Tx {
     pub(super) async fn execute(&mut self, sql: &Sql, values: &[Value<'_>]) -> Result<u64, StoreError> {
         Ok(match self {
             Self::Sqlite { tx, .. } => sql.on_sqlite(values).execute(&mut **tx).await?.rows_affected(),
-            Self::Postgres { tx, pooled } => {
-                sql.on_postgres(values).persistent(!*pooled).execute(&mut **tx).await?.rows_affected()
-            }
+            Self::Postgres { session, pooled } => session.hits(sql.on_postgres(values).persistent(!*pooled)).await?,
         })
     }
 
@@ -291,7 +299,7 @@ impl Tx {
         match self {
             // Nothing bounds it.
             Self::Sqlite { .. } => Ok(()),
-            Self::Postgres { .. } => self.script("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0").await,
+            Self::Postgres { session, .. } => Ok(session.take_your_time().await?),
         }
     }
 
@@ -299,7 +307,7 @@ impl Tx {
     pub(super) async fn script(&mut self, script: &'static str) -> Result<(), StoreError> {
         match self {
             Self::Sqlite { tx, .. } => sqlx::raw_sql(script).execute(&mut **tx).await.map(drop)?,
-            Self::Postgres { tx, .. } => sqlx::raw_sql(script).execute(&mut **tx).await.map(drop)?,
+            Self::Postgres { session, .. } => session.script(script).await?,
         }
         Ok(())
     }
@@ -309,7 +317,7 @@ impl Tx {
         match self {
             // With the turn, which ends when this has been done.
             Self::Sqlite { tx, _turn } => tx.commit().await?,
-            Self::Postgres { tx, .. } => tx.commit().await?,
+            Self::Postgres { session, .. } => session.commit().await?,
         }
         Ok(())
     }

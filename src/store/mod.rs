@@ -22,6 +22,7 @@ mod providers;
 mod record;
 mod redirect_urls;
 mod replicas;
+mod session;
 mod sql;
 mod standing;
 mod upkeep;

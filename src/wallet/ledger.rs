@@ -12,9 +12,9 @@ use crate::telemetry::metrics;
 const MOST: usize = 100;
 
 /// How often what the store does not take is offered again, and how long the pauses grow: once the store is back, it has
-/// everything within a second.
+/// everything within a second. On PostgreSQL half of that may pass in a try to connect that began before.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
-pub(super) const LAST_PAUSE: Duration = Duration::from_millis(500);
+pub(super) const LAST_PAUSE: Duration = Duration::from_millis(250);
 
 /// An attempt at the store is given up after this, for it may hang: longer than two waits for a busy one.
 const ATTEMPT: Duration = Duration::from_secs(12);

@@ -5,12 +5,12 @@
 use std::time::{Duration, Instant};
 
 use token_wallet::config::StoreUrl;
-use token_wallet::proto::v1::GetAccessTokenResponse;
+use token_wallet::proto::v1::{GetAccessTokenResponse, StartLinkRequest};
 use token_wallet::sandbox::{DEFAULT_CLIENT_SECRET, Effect, Options, Request, Rule, Sandbox};
 use tonic::{Code, Status};
 
 use crate::support::database::Database;
-use crate::support::harness::{Engine, Harness, on_both_engines, reason, until};
+use crate::support::harness::{APP_URL, Engine, Harness, on_both_engines, reason, until};
 use crate::support::outage::{Outage, spooled};
 use crate::support::proxy::Proxy;
 use crate::support::service::Wallet;
@@ -109,6 +109,41 @@ async fn s4_postgresql_is_unreachable_for_a_real_minute_after_an_answer_and_has_
     wallet.age("u").await;
     until("it is refreshed again", async || wallet.token_requests("refresh_token").len() == 2).await;
     newest_was_kept(&wallet.token_requests("refresh_token"));
+}
+
+/// Statements run on every connection when the network falls silent, and its end leaves them silent.
+#[tokio::test]
+async fn s4_connections_that_fell_silent_in_the_middle_keep_no_place_in_the_pool() {
+    let (harness, store, proxy) = harness(Engine::Postgres).await;
+    let (proxy, database) = (proxy.unwrap(), Database::open(&store).await);
+    let Database::Postgres(pool) = &database else { panic!("not PostgreSQL") };
+    let mut lock = pool.begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE flows").execute(&mut *lock).await.unwrap();
+    let calls = 2 * harness.config.store.max_connections;
+    let starts = futures_util::future::join_all((0..calls).map(|_| {
+        let request = StartLinkRequest {
+            user_id: "u".into(),
+            provider: "sandbox".into(),
+            redirect_url: APP_URL.into(),
+            ..Default::default()
+        };
+        async { harness.accounts().start_link(request).await }
+    }));
+    let silent = async {
+        let waiting = "SELECT COUNT(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let most = i64::from(harness.config.store.max_connections);
+        until("every connection is in the middle of a statement", async || database.number(waiting).await == most)
+            .await;
+        proxy.hold();
+        lock.rollback().await.unwrap();
+    };
+    let (told, ()) = tokio::join!(starts, silent);
+    assert!(told.iter().all(Result::is_err));
+    proxy.forget();
+    let back =
+        time_until("it works again", async || harness.get("u").await.is_err_and(|told| told.code() == Code::NotFound));
+    say(format_args!("the store is used again {:?} after its return", back.await));
 }
 
 /// The minute passes on the wallet's clock; in real time the store is away for longer than anybody waits for it.
