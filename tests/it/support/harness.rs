@@ -18,9 +18,7 @@ use token_wallet::proto::v1::external_account_service_client::ExternalAccountSer
 use token_wallet::proto::v1::provider_service_client::ProviderServiceClient;
 use token_wallet::proto::v1::redirect_url_service_client::RedirectUrlServiceClient;
 use token_wallet::proto::v1::wallet_service_client::WalletServiceClient;
-use token_wallet::sandbox::{
-    self, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Endpoint, Options, Person, Request, Rotation, Sandbox,
-};
+use token_wallet::sandbox::{self, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Options, Person, Rotation, Sandbox};
 use tonic::Status;
 use tonic::codegen::InterceptedService;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -400,24 +398,6 @@ impl Harness {
     pub async fn is_accepted(&self, token: &str) -> bool {
         let url = format!("{}/userinfo", self.sandbox.base_url());
         self.http.get(url).bearer_auth(token).send().await.unwrap().status() == 200
-    }
-
-    /// The refreshes that the sandbox has seen.
-    pub fn refreshes(&self) -> Vec<Request> {
-        let mut requests = self.sandbox.requests();
-        requests.retain(|request| {
-            request.endpoint == Endpoint::Token && request.grant_type.as_deref() == Some("refresh_token")
-        });
-        requests
-    }
-
-    /// The code exchanges that the sandbox has seen.
-    pub fn exchanges(&self) -> Vec<Request> {
-        let mut requests = self.sandbox.requests();
-        requests.retain(|request| {
-            request.endpoint == Endpoint::Token && request.grant_type.as_deref() == Some("authorization_code")
-        });
-        requests
     }
 
     /// Runs each job of the wallet once, and what they start, to its end; meanwhile the clock goes on.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use token_wallet::clock::Timestamp;
 use token_wallet::proto::v1;
+use token_wallet::sandbox::{Endpoint, Request};
 use tonic::Status;
 use tonic_types::StatusExt as _;
 
@@ -59,6 +60,24 @@ impl Harness {
         let request = v1::ListExternalAccountsRequest { user_id: user.into(), ..Default::default() };
         let answer = self.accounts().list_external_accounts(request).await.unwrap().into_inner();
         answer.external_accounts.into_iter().next().unwrap()
+    }
+
+    /// The refreshes that the sandbox has seen.
+    pub fn refreshes(&self) -> Vec<Request> {
+        let mut requests = self.sandbox.requests();
+        requests.retain(|request| {
+            request.endpoint == Endpoint::Token && request.grant_type.as_deref() == Some("refresh_token")
+        });
+        requests
+    }
+
+    /// The code exchanges that the sandbox has seen.
+    pub fn exchanges(&self) -> Vec<Request> {
+        let mut requests = self.sandbox.requests();
+        requests.retain(|request| {
+            request.endpoint == Endpoint::Token && request.grant_type.as_deref() == Some("authorization_code")
+        });
+        requests
     }
 
     /// No refresh token was redeemed twice, and no grant was refreshed twice at once.
