@@ -84,7 +84,7 @@ impl Registry {
         let (id, now) = (provider.id, self.wire.clock.now());
         match self.note(async move |store| store.blame_provider(id, grant, now).await).await {
             Ok(Blame::Misconfigured) => {
-                self.gate.look_again(provider);
+                self.gate.refuse(provider, now.plus(policy::PROBE_EVERY));
                 tracing::error!(provider = %provider.slug, "the provider refuses our credentials; its grants wait until they are mended");
             }
             Ok(Blame::First | Blame::Already) => {}

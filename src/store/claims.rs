@@ -104,7 +104,7 @@ statements! {
     RELEASE {
         "UPDATE grants SET attempted_at = CASE WHEN doubted_fence IS NULL THEN NULL ELSE attempted_at END,
             lease_owner = CASE WHEN doubted_fence IS NULL THEN NULL ELSE lease_owner END,
-            lease_until = CASE WHEN doubted_fence IS NULL THEN NULL ELSE $3 END
+            lease_until = CASE WHEN doubted_fence IS NULL THEN NULL ELSE CAST($3 AS BIGINT) END
          WHERE id = $1 AND fence = $2 AND committed_fence < $2 AND lease_owner = $4"
     }
 }

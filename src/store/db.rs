@@ -303,6 +303,15 @@ impl Tx {
         }
     }
 
+    /// Has it wait hardly any longer for a lock: somebody has waited for it in vain just before.
+    pub(super) async fn hurry(&mut self) -> Result<(), StoreError> {
+        match self {
+            // One writer: nobody else holds a lock.
+            Self::Sqlite { .. } => Ok(()),
+            Self::Postgres { .. } => self.script("SET LOCAL lock_timeout = 50").await,
+        }
+    }
+
     /// Runs a script of several statements: a migration.
     pub(super) async fn script(&mut self, script: &'static str) -> Result<(), StoreError> {
         match self {

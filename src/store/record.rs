@@ -174,7 +174,7 @@ impl Store {
     /// If the store is away: nothing was written, or its word of it was lost; recording again is harmless. A row that
     /// somebody else holds is no such error, but its change's alone.
     pub async fn record_all(&self, changes: &[GrantChange]) -> Result<Vec<Result<Recorded, StoreError>>, StoreError> {
-        match self.record_together(changes).await {
+        match self.record_together(changes, false).await {
             Ok(recorded) => Ok(recorded.into_iter().map(Ok).collect()),
             Err(error) if error.is_transient() && !matches!(error, StoreError::Busy(_)) => Err(error),
             Err(error) if changes.len() == 1 => Ok(vec![Err(error)]),
@@ -182,7 +182,7 @@ impl Store {
                 tracing::warn!(changes = changes.len(), %error, "a batch of results cannot be stored; storing them one by one");
                 let mut recorded = Vec::with_capacity(changes.len());
                 for change in changes {
-                    let one = self.record_together(std::slice::from_ref(change)).await;
+                    let one = self.record_together(std::slice::from_ref(change), true).await;
                     recorded.push(one.map(|one| one.first().copied().unwrap_or(Recorded::Superseded)));
                 }
                 Ok(recorded)
@@ -190,13 +190,17 @@ impl Store {
         }
     }
 
-    async fn record_together(&self, changes: &[GrantChange]) -> Result<Vec<Recorded>, StoreError> {
+    /// `hurried`: many may be held by somebody, and those that are not must have their turn.
+    async fn record_together(&self, changes: &[GrantChange], hurried: bool) -> Result<Vec<Recorded>, StoreError> {
         // Always in the order of their ids, so that two batches do not wait for each other.
         let mut order = (0..changes.len()).collect::<Vec<_>>();
         order.sort_by_key(|index| changes[*index].grant);
         let mut recorded = vec![Recorded::Superseded; changes.len()];
         let mut announced = Vec::new();
         let mut tx = self.db.lane(Lane::Results).begin().await?;
+        if hurried {
+            tx.hurry().await?;
+        }
         for index in order {
             let change = &changes[index];
             recorded[index] = record(&mut tx, change).await?;

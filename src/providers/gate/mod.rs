@@ -20,7 +20,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::domain::error::Failure;
 use crate::domain::ids::ProviderId;
 use crate::domain::policy;
-use crate::domain::provider::Slug;
+use crate::domain::provider::{Limits, Slug};
 use crate::telemetry;
 
 pub use breaker::Signal;
@@ -104,9 +104,11 @@ struct State {
     slug: Slug,
     /// A pause that began here and is not in the row yet.
     pausing_until: Option<Timestamp>,
-    /// What the row said when it was looked at last.
+    /// What the row said when anybody read it last.
     paused_until: Option<Timestamp>,
-    misconfigured: bool,
+    /// When our credentials may be tried again, if they are refused.
+    probe_at: Option<Timestamp>,
+    limits: Limits,
     budget: Budget,
     breaker: Breaker,
     attempts: Tally,
@@ -143,22 +145,26 @@ impl Gate {
         R: Future<Output = Result<Arc<Provider>, Failure>>,
     {
         let provider = read().await?;
-        let lane = self.lane(&provider);
         if let Some(closed) = self.closed(&provider, target) {
             return Ok((provider, Err(closed)));
         }
+        let permit = self.wait(&self.lane(&provider), target, urgency).await;
+        // Not while others wait behind this.
+        let provider = read().await?;
+        let lane = self.learn(&provider);
+        let kept = lane.state().kept_away(Some(target), self.clock.now());
+        Ok((provider, kept.map_or(permit, Err)))
+    }
+
+    async fn wait(&self, lane: &Arc<Lane>, target: Target, urgency: Urgency) -> Result<Permit, Closed> {
         let _turn = lane.queues[urgency as usize].lock().await;
         loop {
             // From before the look on, so that no change is missed.
             let mut changed = pin!(lane.changed.notified());
             changed.as_mut().enable();
-            let provider = read().await?;
-            if let Some(closed) = self.closed(&provider, target) {
-                return Ok((provider, Err(closed)));
-            }
-            match self.admit(&lane, &provider, urgency) {
-                Ok(permit) => return Ok((provider, Ok(permit))),
-                Err(Stop::Closed(closed)) => return Ok((provider, Err(closed))),
+            match self.admit(lane, Some(target), urgency) {
+                Ok(permit) => return Ok(permit),
+                Err(Stop::Closed(closed)) => return Err(closed),
                 Err(Stop::Spent(Spent::Places)) => changed.await,
                 Err(Stop::Spent(Spent::Rate(until))) => tokio::select! {
                     () = changed => {}
@@ -171,35 +177,19 @@ impl Gate {
     /// Up to `most` permits for background work at the token endpoint, as many as there are now; none while it is
     /// closed.
     pub fn try_permits(&self, provider: &Provider, most: usize) -> Vec<Permit> {
-        if self.closed(provider, Target::Token).is_some() {
-            return Vec::new();
-        }
-        let lane = self.lane(provider);
-        std::iter::from_fn(|| self.admit(&lane, provider, Urgency::Background).ok()).take(most).collect()
+        let lane = self.learn(provider);
+        std::iter::from_fn(|| self.admit(&lane, Some(Target::Token), Urgency::Background).ok()).take(most).collect()
     }
 
     /// What keeps requests away that no waiting for budget would end, by the row as it was read just now.
     pub fn closed(&self, provider: &Provider, target: Target) -> Option<Closed> {
-        let (now, standing) = (self.clock.now(), &provider.standing);
-        let lane = self.lane(provider);
-        let mut state = lane.state();
-        let (misconfigured, paused_until) = (standing.misconfigured_at.is_some(), standing.paused_until);
-        let news = (misconfigured, paused_until) != (state.misconfigured, state.paused_until);
-        (state.misconfigured, state.paused_until) = (misconfigured, paused_until);
-        let closed = state.open(now).err();
-        drop(state);
-        if news {
-            lane.changed.notify_waiters();
-        }
-        if misconfigured && target == Target::Token {
-            return Some(Closed { until: standing.probe_at.unwrap_or(now), why: ClosedBy::Misconfigured });
-        }
-        closed
+        let lane = self.learn(provider);
+        lane.state().open(Some(target), self.clock.now()).err()
     }
 
     /// A permit for one try of credentials that were refused, if it may be sent now.
     pub(super) fn try_probe(&self, provider: &Provider) -> Option<Permit> {
-        self.admit(&self.lane(provider), provider, Urgency::Waiting).ok()
+        self.admit(&self.learn(provider), None, Urgency::Waiting).ok()
     }
 
     /// Whether it is to be told that this provider does not prove who it is: the first time in an hour.
@@ -230,9 +220,11 @@ impl Gate {
         state.paused_until = state.paused_until.max(Some(until));
     }
 
-    /// The row changed: whoever waits looks again.
-    pub(super) fn look_again(&self, provider: &Provider) {
-        self.lane(provider).changed.notify_waiters();
+    /// It refuses our credentials, as the row says now: also those who wait are told.
+    pub(super) fn refuse(&self, provider: &Provider, probe_at: Timestamp) {
+        let lane = self.lane(provider);
+        lane.state().probe_at = Some(probe_at);
+        lane.changed.notify_waiters();
     }
 
     /// Says how many replicas are alive: the limits are divided by them. None counts as one.
@@ -264,9 +256,24 @@ impl Gate {
                 state.slug.as_str(),
                 state.breaker.is_open(),
                 state.paused(now).is_some(),
-                state.misconfigured,
+                state.probe_at.is_some(),
             );
         }
+    }
+
+    /// The lane of a provider, which learns what its row, read just now, says.
+    fn learn(&self, provider: &Provider) -> Arc<Lane> {
+        let (lane, standing) = (self.lane(provider), &provider.standing);
+        let probe_at = standing.misconfigured_at.map(|since| standing.probe_at.unwrap_or(since));
+        let mut state = lane.state();
+        let said = (standing.paused_until, probe_at, provider.limits);
+        let known = (state.paused_until, state.probe_at, state.limits);
+        (state.paused_until, state.probe_at, state.limits) = said;
+        drop(state);
+        if said != known {
+            lane.changed.notify_waiters();
+        }
+        lane
     }
 
     fn lane(&self, provider: &Provider) -> Arc<Lane> {
@@ -278,7 +285,8 @@ impl Gate {
             slug: provider.slug.clone(),
             pausing_until: None,
             paused_until: None,
-            misconfigured: false,
+            probe_at: None,
+            limits: provider.limits,
             budget: Budget::new(self.clock.now()),
             breaker: Breaker::new(),
             attempts: Tally::over(ATTEMPTS_OVER),
@@ -292,11 +300,12 @@ impl Gate {
         }
     }
 
-    fn admit(&self, lane: &Arc<Lane>, provider: &Provider, urgency: Urgency) -> Result<Permit, Stop> {
+    /// `target` is `None` for a try of refused credentials.
+    fn admit(&self, lane: &Arc<Lane>, target: Option<Target>, urgency: Urgency) -> Result<Permit, Stop> {
         let now = self.clock.now();
-        let share = Share::of(provider.limits, self.replicas.load(Ordering::Relaxed));
         let mut state = lane.state();
-        state.open(now).map_err(Stop::Closed)?;
+        let share = Share::of(state.limits, self.replicas.load(Ordering::Relaxed));
+        state.open(target, now).map_err(Stop::Closed)?;
         state.budget.take(share, urgency, now).map_err(Stop::Spent)?;
         let epoch = state.breaker.admit();
         drop(state);
@@ -363,9 +372,16 @@ impl State {
         self.pausing_until.max(self.paused_until).filter(|until| now < *until)
     }
 
-    fn open(&mut self, now: Timestamp) -> Result<(), Closed> {
-        if let Some(until) = self.paused(now) {
-            return Err(Closed { until, why: ClosedBy::Paused });
+    /// What keeps requests away whatever the breaker says; but for misconfiguration where there is no target.
+    fn kept_away(&self, target: Option<Target>, now: Timestamp) -> Option<Closed> {
+        let misconfigured = self.probe_at.filter(|_| target == Some(Target::Token));
+        let misconfigured = misconfigured.map(|until| Closed { until, why: ClosedBy::Misconfigured });
+        misconfigured.or_else(|| self.paused(now).map(|until| Closed { until, why: ClosedBy::Paused }))
+    }
+
+    fn open(&mut self, target: Option<Target>, now: Timestamp) -> Result<(), Closed> {
+        if let Some(closed) = self.kept_away(target, now) {
+            return Err(closed);
         }
         self.breaker.check(now).map_err(|until| Closed { until, why: ClosedBy::Breaker })
     }

@@ -238,15 +238,20 @@ async fn who_has_waited_gets_the_provider_as_it_is_then() {
     let before = row.lock().unwrap().clone();
     let place = permit(&gate, &before, Urgency::Link).await.ok().unwrap();
     let (first, second) = (waiting_for(&gate, &row).await, waiting_for(&gate, &row).await);
+    let third = waiting_for(&gate, &row).await;
     row.lock().unwrap().client_id = "changed".into();
     drop(place);
     let (provider, first) = first.await.unwrap();
     assert_eq!((provider.client_id.as_str(), first.is_ok()), ("changed", true));
-    // A wider limit counts for who waits, at the next look.
+    // A wider limit counts for who waits, as soon as anybody reads it.
     row.lock().unwrap().limits.max_in_flight = Some(2);
-    gate.look_again(&provider);
+    let now = row.lock().unwrap().clone();
+    assert_eq!(gate.closed(&now, Target::Token), None);
     assert!(second.await.unwrap().1.is_ok());
+    // What the row says by then counts, also if nobody has read it before.
+    row.lock().unwrap().standing.misconfigured_at = Some(NOW);
     drop(first);
+    assert_eq!(third.await.unwrap().1.err().map(|closed| closed.why), Some(ClosedBy::Misconfigured));
 }
 
 #[tokio::test]
@@ -260,10 +265,12 @@ async fn p8_who_waits_hears_at_once_that_our_credentials_are_refused() {
     // Noticed here.
     let waiter = waiting_for(&gate, &row).await;
     refuse(Some(NOW));
-    gate.look_again(&before);
+    gate.refuse(&before, NOW);
     assert_eq!(waiter.await.unwrap().1.err(), refused());
     // Noticed elsewhere, and seen here by somebody else.
     refuse(None);
+    let now = row.lock().unwrap().clone();
+    assert_eq!(gate.closed(&now, Target::Token), None);
     let waiter = waiting_for(&gate, &row).await;
     refuse(Some(NOW));
     let now = row.lock().unwrap().clone();
