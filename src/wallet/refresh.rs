@@ -156,27 +156,27 @@ impl Inner {
                 Err(_) => break (result, sent_at),
             }
         };
-        if self.registry.settle(provider, permit, &result).await.closed_again {
-            self.pull_forward(provider).await;
-        }
+        let closed_again = self.registry.settle(provider, permit, &result).await.closed_again;
         let outcome = result.as_ref().map_or_else(Verdict::as_str, |_| "refreshed");
         telemetry::metrics::refresh(provider.slug.as_str(), outcome);
-        match result {
+        let (landing, works_again) = match result {
             Ok(answer) => {
                 failpoint!("refresh.answered");
                 let landing = self.keep(flight, provider, &grant, answer, sent_at).await;
-                if self.registry.accepted(provider, secret).await {
-                    self.pull_forward(provider).await;
-                }
-                landing
+                (landing, self.registry.accepted(provider, secret).await)
             }
             Err(verdict) => {
                 if matches!(verdict, Verdict::Misconfigured(_)) {
                     self.registry.blame(provider, grant.id).await;
                 }
-                self.note(provider, &grant, verdict).await
+                (self.note(provider, &grant, verdict).await, false)
             }
+        };
+        // Not before the answer is safe: the store may be away.
+        if closed_again || works_again {
+            self.pull_forward(provider).await;
         }
+        landing
     }
 
     /// The provider works again: what failed there is tried again, as fast as its gate lets it.
