@@ -55,21 +55,21 @@ pub const ANSWER_DURABLE_SECONDS: &str = "token_wallet_answer_durable_seconds";
 /// Histogram: results that one transaction recorded.
 pub const COMMIT_BATCH: &str = "token_wallet_commit_batch_results";
 
-/// Gauge: answers in this process's spool.
+/// Gauge: answers in the spool that this process has, its own and what it took over.
 pub const SPOOL_RECORDS: &str = "token_wallet_spool_records";
 
 /// Counter: answers spooled.
 pub const SPOOL_APPENDS: &str = "token_wallet_spool_appends_total";
 
-/// Counter: answers that could not be spooled.
+/// Counter: answers that could not be spooled, at each try.
 pub const SPOOL_FAILURES: &str = "token_wallet_spool_failures_total";
 
-/// Counter: answers found in the spool that could not be read.
+/// Counter: answers found in the spool that could not be read, or set aside because their flow had ended.
 pub const SPOOL_UNREADABLE: &str = "token_wallet_spool_unreadable_total";
 
 /// Upper bounds in seconds, finest where answers usually are, and around the moment of spooling.
-const DURABLE_BUCKETS: [f64; 16] =
-    [0.000_5, 0.001, 0.001_5, 0.002, 0.003, 0.005, 0.007_5, 0.01, 0.02, 0.05, 0.1, 0.15, 0.175, 0.2, 0.5, 1.0];
+const DURABLE_BUCKETS: [f64; 17] =
+    [0.000_5, 0.001, 0.001_5, 0.002, 0.003, 0.005, 0.007_5, 0.01, 0.02, 0.05, 0.1, 0.11, 0.125, 0.15, 0.2, 0.5, 1.0];
 
 /// Upper bounds in results.
 const BATCH_BUCKETS: [f64; 7] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0];
@@ -131,7 +131,7 @@ pub fn install() {
         describe_gauge!(SPOOL_RECORDS, "Answers in the spool");
         describe_counter!(SPOOL_APPENDS, "Answers spooled");
         describe_counter!(SPOOL_FAILURES, "Answers that could not be spooled");
-        describe_counter!(SPOOL_UNREADABLE, "Answers in the spool that could not be read");
+        describe_counter!(SPOOL_UNREADABLE, "Answers in the spool that could not be read, or are set aside");
         describe_counter!(STATEMENTS, "Statements sent to the store");
         describe_counter!(CACHE_HITS, "Look-ups in memory that found something");
         describe_counter!(CACHE_MISSES, "Look-ups in memory that had to go to the store");
@@ -218,9 +218,9 @@ pub fn committed(results: usize) {
     histogram!(COMMIT_BATCH).record(lossy(results));
 }
 
-/// Says how many answers are in the spool.
-pub fn spool_records(records: usize) {
-    gauge!(SPOOL_RECORDS).set(lossy(records));
+/// Says how many answers are in a spool that had so many.
+pub fn spool_records(before: usize, now: usize) {
+    gauge!(SPOOL_RECORDS).increment(lossy(now) - lossy(before));
 }
 
 /// Counts a spooled answer.
@@ -228,12 +228,12 @@ pub fn spool_appended() {
     counter!(SPOOL_APPENDS).increment(1);
 }
 
-/// Counts an answer that could not be spooled.
-pub fn spool_failed() {
-    counter!(SPOOL_FAILURES).increment(1);
+/// Counts answers that could not be spooled, at each try.
+pub fn spool_failed(answers: usize) {
+    counter!(SPOOL_FAILURES).increment(answers as u64);
 }
 
-/// Counts answers of the spool that could not be read.
+/// Counts answers of the spool that could not be read, or are nobody's.
 pub fn spool_unreadable(answers: usize) {
     counter!(SPOOL_UNREADABLE).increment(answers as u64);
 }

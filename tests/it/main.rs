@@ -21,6 +21,7 @@ mod main_job;
 mod numbers;
 mod ordinary_build;
 mod outbound;
+mod parked;
 mod processes;
 mod provider_answers;
 mod provider_changes;
