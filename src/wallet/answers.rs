@@ -361,7 +361,6 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    #[expect(clippy::print_stdout, reason = "figures that a person wants to see")]
     async fn s2_answers_are_in_the_spool_within_200_ms_however_many_come_at_once() {
         const IN_TIME: Duration = Duration::from_millis(200);
         // What 400 at once wait for is the CPU, and a build without optimizations takes ten times as much of it.

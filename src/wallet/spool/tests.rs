@@ -114,7 +114,9 @@ async fn what_others_left_in_folders_that_nobody_has_is_found_under_their_name()
     let [(adopted, leftovers)] = <[_; 1]>::try_from(one.left_behind()).ok().unwrap();
     assert!(leftovers[0].replica == other.replica() && leftovers[0].entry == entry_like(&leftovers[0].entry, "left"));
     assert!(one.left_behind().is_empty(), "it is held");
-    leftovers.into_iter().for_each(|record| record.slip.done());
+    for record in leftovers {
+        record.slip.done();
+    }
     adopted.close().await;
     assert!(one.left_behind().is_empty(), "there is nothing left in it");
 }

@@ -136,14 +136,14 @@ async fn what_runs_out_of_time_fails_and_is_removed_later(store: &Fixture) {
     for flow in [&returned, &claimed] {
         assert!(store.return_flow(flow.id, &sealed(2), &unique_hash(flow.id), at(600), NOW).await.unwrap());
     }
-    let claimer = ReplicaId::new(NOW);
-    assert!(store.claim_flow(claimed.id, claimer, at(10)).await.unwrap().is_some());
+    let replica = ReplicaId::new(NOW);
+    assert!(store.claim_flow(claimed.id, replica, at(10)).await.unwrap().is_some());
     let exchanged = store.exchanged(&user("d"), provider).await;
 
     assert_eq!(store.expire_flows(at(599)).await.unwrap(), 0);
     assert_eq!(store.expire_flows(at(600)).await.unwrap(), 2);
-    assert_eq!(store.abandon_claimed_flows(at(10), claimer, &[], NOW, at(600)).await.unwrap(), 0);
-    assert_eq!(store.abandon_claimed_flows(at(11), claimer, &[], NOW, at(600)).await.unwrap(), 1);
+    assert_eq!(store.abandon_claimed_flows(at(10), replica, &[], NOW, at(600)).await.unwrap(), 0);
+    assert_eq!(store.abandon_claimed_flows(at(11), replica, &[], NOW, at(600)).await.unwrap(), 1);
     for (flow, failure) in
         [(&started, FlowFailure::Expired), (&returned, FlowFailure::Expired), (&claimed, FlowFailure::OutcomeUnknown)]
     {
