@@ -150,10 +150,9 @@ impl App {
         }
         let listeners = Bound::bind(&config).await?;
         let rooms = rooms(&config, clock, &store, &cache, &opened, listeners.addresses.web, &tasks)?;
-        if store.engine() == Engine::Sqlite {
-            // The file lock proves that the last process is dead.
-            patiently(async || rooms.linking.recover().await).await?;
-        }
+        patiently(async || rooms.wallet.adopt().await).await?;
+        // The lock of the file, or of the spool's folder, proves that this replica's last process is dead.
+        patiently(async || rooms.linking.recover().await).await?;
         patiently(async || rooms.wallet.arrive().await).await?;
         let timetable = Timetable::start(&rooms.wallet, &rooms.linking, &tasks, &closing).await?;
         let servers = TaskTracker::new();
@@ -188,6 +187,7 @@ impl App {
         self.wallet.recover().await?;
         self.wallet.beat().await?;
         self.wallet.warn_of_ends().await?;
+        self.wallet.adopt().await?;
         self.linking.resume().await?;
         self.linking.tidy().await?;
         while !self.tasks.is_empty() {

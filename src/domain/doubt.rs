@@ -50,8 +50,8 @@ pub struct Recovery {
 /// A sender that was not heard of for this long will not come back with an answer.
 const SILENT: Duration = Duration::from_secs(30);
 
-/// The same, where sending again ends everything.
-const SILENT_FOR_GOOD: Duration = Duration::from_mins(10);
+/// The same, where what it knows must not be lost: sending again ends everything, or a code is spent.
+pub const SILENT_FOR_GOOD: Duration = Duration::from_mins(10);
 
 /// A request may take this long to be heard by the provider: a grace that ends earlier is as good as over.
 const UNDER_WAY: Duration = Duration::from_secs(5);

@@ -45,7 +45,7 @@ impl Timetable {
     ) -> Result<Self, JobsError> {
         let plan = Plan { scheduler: JobScheduler::new().await?, tasks, closing, health: Health::default() };
         let (sweeping, beating) = (wallet.clone(), wallet.clone());
-        let (warning, counting) = (wallet.clone(), wallet.clone());
+        let (warning, counting, adopting) = (wallet.clone(), wallet.clone(), wallet.clone());
         let (tidying, resuming) = (linking.clone(), linking.clone());
         plan.add("sweep", EVERY_SECOND, move || {
             let wallet = sweeping.clone();
@@ -69,6 +69,11 @@ impl Timetable {
         plan.add("census", EVERY_MINUTE, move || {
             let wallet = counting.clone();
             async move { wallet.census().await }
+        })
+        .await?;
+        plan.add("adopt", EVERY_MINUTE, move || {
+            let wallet = adopting.clone();
+            async move { wallet.adopt().await }
         })
         .await?;
         plan.add("resume", EVERY_FIVE_SECONDS, move || {

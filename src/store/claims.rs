@@ -204,7 +204,12 @@ impl Store {
         now: Timestamp,
         limit: u32,
     ) -> Result<Vec<Grant>, StoreError> {
-        self.db.all(&IN_DOUBT, args![now, provider, policy::latest_written(now), limit]).await?.iter().map(grant).collect()
+        self.db
+            .all(&IN_DOUBT, args![now, provider, policy::latest_written(now), limit])
+            .await?
+            .iter()
+            .map(grant)
+            .collect()
     }
 
     /// Has a grant in doubt looked at again at `until`. False if it is not as it was.

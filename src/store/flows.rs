@@ -53,15 +53,11 @@ macro_rules! expired {
     };
 }
 
+// By whoever asks, or by a replica that was not heard of for long.
 macro_rules! abandoned {
     () => {
-        "ended_at IS NULL AND state = 'claimed' AND claimed_at < $1"
-    };
-}
-
-macro_rules! given_up {
-    () => {
-        "ended_at IS NULL AND state = 'exchanged' AND claimed_at < $1"
+        "ended_at IS NULL AND state = 'claimed' AND claimed_at < $1 AND (claimed_by = $6
+            OR NOT EXISTS (SELECT 1 FROM replicas r WHERE r.id = flows.claimed_by AND r.beat_at > $7))"
     };
 }
 
@@ -94,6 +90,8 @@ statements! {
         "UPDATE flows SET state = 'exchanged', answer = $3, code = NULL, pkce_verifier = NULL
          WHERE id = $1 AND state IN ('claimed', 'exchanged') AND claimed_by = $2"
     }
+    // The word that it was parked was lost, and it became an account since.
+    BECAME { "SELECT id FROM flows WHERE id = $1 AND state = 'done' AND claimed_by = $2" }
     PARKED {
         "SELECT id FROM flows WHERE state = 'exchanged' AND ended_at IS NULL AND claimed_at < $1
          ORDER BY expires_at LIMIT $2"
@@ -109,8 +107,8 @@ statements! {
         ") ORDER BY expires_at LIMIT $2)"
     }
     GIVE_UP {
-        "UPDATE flows SET state = 'failed', failure = $3, ended_at = $4, answer = NULL WHERE "
-        given_up!() " AND id IN (SELECT id FROM flows WHERE " given_up!() " ORDER BY expires_at LIMIT $2)"
+        "UPDATE flows SET state = 'failed', failure = $3, ended_at = $4, answer = NULL
+         WHERE id = $1 AND state = 'exchanged' AND claimed_at < $2"
     }
     DELETE { "DELETE FROM flows WHERE id IN (SELECT id FROM flows WHERE ended_at < $1 ORDER BY ended_at LIMIT $2)" }
 }
@@ -213,14 +211,15 @@ impl Store {
     }
 
     /// Claimed to exchanged, with the provider's answer; the same again changes nothing. False if `by` does not hold the
-    /// claim.
+    /// claim, or the flow has ended without this answer.
     pub async fn park_answer(
         &self,
         id: FlowId,
         by: ReplicaId,
         answer: &Sealed<TokenAnswer>,
     ) -> Result<bool, StoreError> {
-        Ok(self.db.lane(Lane::Results).execute(&PARK, args![id, by, answer]).await? == 1)
+        Ok(self.db.lane(Lane::Results).execute(&PARK, args![id, by, answer]).await? == 1
+            || self.db.one(&BECAME, args![id, by]).await?.is_some())
     }
 
     /// A flow in state exchanged, with its parked answer and when its code was claimed.
@@ -248,23 +247,32 @@ impl Store {
         self.in_batches(&EXPIRE, args![now, BATCH, FlowFailure::Expired.as_str()]).await
     }
 
-    /// Fails what was parked and nobody could make an account of, if its code was claimed before `claimed_before`.
-    /// Answers how many.
-    pub async fn give_up_parked_flows(&self, claimed_before: Timestamp, now: Timestamp) -> Result<u64, StoreError> {
-        self.in_batches(&GIVE_UP, args![claimed_before, BATCH, FlowFailure::OutcomeUnknown.as_str(), now]).await
+    /// Fails a flow whose answer is parked and nobody could make an account of, if its code was claimed before
+    /// `claimed_before`. False if it is not such a flow.
+    pub async fn give_up_parked_flow(
+        &self,
+        id: FlowId,
+        claimed_before: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let failure = FlowFailure::OutcomeUnknown.as_str();
+        Ok(self.db.execute(&GIVE_UP, args![id, claimed_before, failure, now]).await? == 1)
     }
 
-    /// Fails what was claimed before `claimed_before` and never came to an answer, but for those in `answered`: their
-    /// answer is on its way into the store. Answers how many.
+    /// Fails what was claimed before `claimed_before` and never came to an answer: by the replica `by`, but for those in
+    /// `here`, whose answer it has or may yet get; and by replicas that were not heard of after `heard_since`. Answers
+    /// how many.
     pub async fn abandon_claimed_flows(
         &self,
         claimed_before: Timestamp,
-        answered: &[FlowId],
+        by: ReplicaId,
+        here: &[FlowId],
+        heard_since: Timestamp,
         now: Timestamp,
     ) -> Result<u64, StoreError> {
-        let answered = to_json(&answered.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        let here = to_json(&here.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         let failure = FlowFailure::OutcomeUnknown.as_str();
-        self.in_batches(&ABANDON, args![claimed_before, BATCH, failure, now, answered]).await
+        self.in_batches(&ABANDON, args![claimed_before, BATCH, failure, now, here, by, heard_since]).await
     }
 
     /// Removes flows that ended before `ended_before`. Answers how many.

@@ -108,10 +108,14 @@ pub const METRICS: [Metric; 27] = [
         "Seconds from a provider's parsed answer to the acknowledged commit, or to the spool's sync",
     ),
     histogram_of(COMMIT_BATCH, "", "Results that one transaction recorded"),
-    gauge_of(SPOOL_RECORDS, "", "Answers in this process's spool"),
+    gauge_of(SPOOL_RECORDS, "", "Answers in the spool that this process has, its own and what it took over"),
     counter_of(SPOOL_APPENDS, "", "Answers spooled"),
-    counter_of(SPOOL_FAILURES, "", "Answers that could not be spooled"),
-    counter_of(SPOOL_UNREADABLE, "", "Answers found in the spool that could not be read"),
+    counter_of(SPOOL_FAILURES, "", "Answers that could not be spooled, at each try"),
+    counter_of(
+        SPOOL_UNREADABLE,
+        "",
+        "Answers found in the spool that could not be read, or set aside because their flow had ended",
+    ),
     counter_of(STATEMENTS, "statement", "Statements sent to the store"),
     counter_of(JOB_RUNS, "job, outcome", "Ended runs of jobs: `well`, `failed`"),
     counter_of(CACHE_HITS, "shelf", "Look-ups in memory that found something"),
@@ -122,8 +126,8 @@ pub const METRICS: [Metric; 27] = [
 ];
 
 /// Upper bounds in seconds, finest where answers usually are, and around the moment of spooling.
-const DURABLE_BUCKETS: [f64; 16] =
-    [0.000_5, 0.001, 0.001_5, 0.002, 0.003, 0.005, 0.007_5, 0.01, 0.02, 0.05, 0.1, 0.15, 0.175, 0.2, 0.5, 1.0];
+const DURABLE_BUCKETS: [f64; 17] =
+    [0.000_5, 0.001, 0.001_5, 0.002, 0.003, 0.005, 0.007_5, 0.01, 0.02, 0.05, 0.1, 0.11, 0.125, 0.15, 0.2, 0.5, 1.0];
 
 /// Upper bounds in results.
 const BATCH_BUCKETS: [f64; 7] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0];
@@ -243,9 +247,9 @@ pub fn committed(results: usize) {
     histogram!(COMMIT_BATCH).record(lossy(results));
 }
 
-/// Says how many answers are in the spool.
-pub fn spool_records(records: usize) {
-    gauge!(SPOOL_RECORDS).set(lossy(records));
+/// Says how many answers are in a spool that had so many.
+pub fn spool_records(before: usize, now: usize) {
+    gauge!(SPOOL_RECORDS).increment(lossy(now) - lossy(before));
 }
 
 /// Counts a spooled answer.
@@ -253,12 +257,12 @@ pub fn spool_appended() {
     counter!(SPOOL_APPENDS).increment(1);
 }
 
-/// Counts an answer that could not be spooled.
-pub fn spool_failed() {
-    counter!(SPOOL_FAILURES).increment(1);
+/// Counts answers that could not be spooled, at each try.
+pub fn spool_failed(answers: usize) {
+    counter!(SPOOL_FAILURES).increment(answers as u64);
 }
 
-/// Counts answers of the spool that could not be read.
+/// Counts answers of the spool that could not be read, or are nobody's.
 pub fn spool_unreadable(answers: usize) {
     counter!(SPOOL_UNREADABLE).increment(answers as u64);
 }

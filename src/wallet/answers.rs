@@ -2,49 +2,39 @@
 //! while this process lives. They may be the only copy of what they brought.
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::flights::{Flight, Landing};
-use super::ledger::{FIRST_PAUSE, LAST_PAUSE, Ledger, attempt};
+use super::Wallet;
+use super::ledger::Ledger;
 use super::pending::Pending;
-use super::spool::{Slip, Spool, SpoolRecord};
-use super::{Ids, Inner, Wallet, parked, spread};
-use crate::clock::Timestamp;
-use crate::domain::error::Failure;
-use crate::domain::event::{Event, EventKind};
-use crate::domain::grant::{Freshness, Grant};
+use super::spool::{Slip, Spool};
 use crate::domain::ids::FlowId;
-use crate::domain::provider::TokenAnswer;
-use crate::domain::spool::{Entry, ExchangeAnswer, RefreshAnswer};
-use crate::failpoint::failpoint;
-use crate::providers::Provider;
-use crate::store::{Engine, GrantChange, Outcome, Recorded, Stale, Store, StoreError};
+use crate::domain::spool::Entry;
+use crate::store::{Engine, Store};
 use crate::telemetry::metrics;
-use crate::vault::{Sealed, VaultError};
 
 /// An answer that the store has not taken by then is spooled.
-const SPOOLED_AFTER: Duration = Duration::from_millis(150);
+const SPOOLED_AFTER: Duration = Duration::from_millis(100);
 
-/// Who waits for a token that cannot be served before the store has it is told so by then.
-const TOLD_AFTER: Duration = Duration::from_secs(3);
-
-/// At shutdown, how long the last answers may take to get into the spool.
+/// How long answers may take to get into the spool at shutdown, and such as are stored meanwhile.
 const FLUSH: Duration = Duration::from_secs(2);
 
 /// What keeps answers until the store has them.
 pub(super) struct Answers {
-    ledger: Ledger,
-    spool: Spool,
+    pub(super) ledger: Ledger,
+    pub(super) spool: Spool,
     pub(super) pending: Pending,
     /// How long a spooled token is served; `None` is for as long as the store takes.
-    serve_for: Option<Duration>,
-    /// Flows whose answer is here and not with the store.
-    flows: Mutex<HashSet<FlowId>>,
+    pub(super) serve_for: Option<Duration>,
+    /// Flows whose code is being redeemed here, or whose answer is here and not with the store.
+    flows: Arc<Mutex<HashSet<FlowId>>>,
     /// Holds a token for each answer that is in memory only.
     afloat: TaskTracker,
     /// Cancelled when everything that is still afloat must get into the spool.
@@ -53,18 +43,13 @@ pub(super) struct Answers {
     closing: CancellationToken,
 }
 
-/// Where an answer is now.
-enum Safe<T> {
-    /// In the store, or refused by it.
-    Stored(T),
-    /// In the spool; `None` if that cannot be written, so that it is in memory only.
-    Spooled(Option<Slip>),
-}
+/// What became of an answer: the store's word, and its place in the spool if it is there.
+pub(super) type Kept<T, E> = (Result<T, E>, Option<Slip>);
 
-/// A flow is here for as long as this.
-struct Here<'a> {
+/// While this stands its flow's answer may come to be here, or is.
+pub(super) struct Here {
     flow: FlowId,
-    answers: &'a Answers,
+    flows: Arc<Mutex<HashSet<FlowId>>>,
 }
 
 impl Answers {
@@ -76,7 +61,7 @@ impl Answers {
             spool,
             pending: Pending::default(),
             serve_for: (store.engine() == Engine::Postgres).then_some(serve_during_store_outage),
-            flows: Mutex::default(),
+            flows: Arc::default(),
             afloat: TaskTracker::new(),
             flushing: CancellationToken::new(),
             closing,
@@ -84,65 +69,81 @@ impl Answers {
     }
 
     /// Waits for `storing`. If that takes too long, spools the answer and says so to `when_spooled`; one that is spooled
-    /// already brings its slip.
-    async fn until_stored<T>(
+    /// already brings its slip. Without the store's yes it is in the spool when this returns, unless that is closed.
+    pub(super) async fn until_stored<T, E>(
         &self,
         entry: &Entry,
+        answered_at: Instant,
         slip: Option<Slip>,
-        storing: impl Future<Output = T>,
+        storing: impl Future<Output = Result<T, E>>,
         when_spooled: impl FnOnce(),
-    ) -> (T, Option<Slip>) {
+    ) -> Kept<T, E> {
         let mut storing = pin!(storing);
-        let slip = if slip.is_some() {
+        let slip = if let Some(slip) = slip {
             slip
         } else {
-            match self.until_safe(entry, storing.as_mut()).await {
-                Safe::Stored(stored) => return (stored, None),
-                Safe::Spooled(slip) => slip,
+            match self.until_safe(entry, answered_at, storing.as_mut()).await {
+                ControlFlow::Break(kept) => return kept,
+                ControlFlow::Continue(slip) => slip,
             }
         };
-        if slip.is_some() {
-            when_spooled();
-        }
-        (storing.await, slip)
+        when_spooled();
+        (storing.await, Some(slip))
     }
 
-    /// Waits until an answer that is in memory only is stored or spooled.
-    async fn until_safe<T>(&self, entry: &Entry, mut storing: Pin<&mut impl Future<Output = T>>) -> Safe<T> {
+    /// Waits until an answer that is in memory only is stored or spooled. Goes on with its slip if `storing` goes on.
+    async fn until_safe<T, E>(
+        &self,
+        entry: &Entry,
+        answered_at: Instant,
+        mut storing: Pin<&mut impl Future<Output = Result<T, E>>>,
+    ) -> ControlFlow<Kept<T, E>, Slip> {
         let _afloat = self.afloat.token();
-        #[expect(clippy::disallowed_methods, reason = "how long it really took")]
-        let answered_at = tokio::time::Instant::now();
         let stored = |stored| {
             metrics::answer_durable(answered_at.elapsed());
-            Safe::Stored(stored)
+            ControlFlow::Break((Ok(stored), None))
         };
-        tokio::select! {
+        let refused = tokio::select! {
             biased;
-            done = &mut storing => return stored(done),
-            () = tokio::time::sleep(SPOOLED_AFTER) => {}
-            () = self.flushing.cancelled() => {}
-        }
+            done = &mut storing => match done {
+                Ok(done) => return stored(done),
+                Err(error) => Some(error),
+            },
+            () = self.has_waited(answered_at) => None,
+        };
         let mut spooling = Box::pin(self.spool.append(entry));
-        tokio::select! {
-            done = &mut storing => {
-                tokio::spawn(async { spooling.await.map(Slip::done) });
-                stored(done)
-            }
-            spooled = &mut spooling => {
-                if spooled.is_ok() {
-                    metrics::answer_durable(answered_at.elapsed());
+        let (spooled, refused) = tokio::select! {
+            done = &mut storing, if refused.is_none() => match done {
+                Ok(done) => {
+                    // It is on its way to the disk. What gets there later is found to be stored by the next life.
+                    tokio::spawn(async { tokio::time::timeout(FLUSH, spooling).await.map(|slip| slip.map(Slip::done)) });
+                    return stored(done);
                 }
-                // Why not was logged where it failed.
-                Safe::Spooled(spooled.ok())
+                Err(error) => ((&mut spooling).await, Some(error)),
+            },
+            spooled = &mut spooling => (spooled, refused),
+        };
+        if spooled.is_ok() {
+            metrics::answer_durable(answered_at.elapsed());
+        }
+        match (spooled, refused) {
+            (Ok(slip), None) => ControlFlow::Continue(slip),
+            (Ok(slip), Some(error)) => ControlFlow::Break((Err(error), Some(slip))),
+            (Err(error), refused) => {
+                tracing::error!(%error, "an answer is in memory only, and cannot be spooled");
+                let kept = if let Some(refused) = refused { Err(refused) } else { storing.await };
+                ControlFlow::Break((kept, None))
             }
         }
     }
 
-    /// What the store cannot take, now or later, stays in the spool for somebody to look at.
-    async fn set_aside(&self, entry: &Entry, slip: Option<Slip>) {
-        if slip.is_none() {
-            // Logged where it fails.
-            drop(self.spool.append(entry).await);
+    /// Until it is time to spool what the store has not taken: soon, or at once if the store is known to be away, or if
+    /// this is the end.
+    async fn has_waited(&self, answered_at: Instant) {
+        tokio::select! {
+            () = tokio::time::sleep_until(answered_at + SPOOLED_AFTER) => {}
+            () = self.ledger.away() => {}
+            () = self.flushing.cancelled() => {}
         }
     }
 
@@ -157,58 +158,23 @@ impl Answers {
         self.spool.close().await;
     }
 
-    fn here(&self, flow: FlowId) -> Here<'_> {
-        self.flows().insert(flow);
-        Here { flow, answers: self }
-    }
-
-    fn flows(&self) -> MutexGuard<'_, HashSet<FlowId>> {
-        // The set is whole between any two statements.
-        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
+    /// From now on this process does not give the flow up.
+    pub(super) fn here(&self, flow: FlowId) -> Here {
+        lock(&self.flows).insert(flow);
+        Here { flow, flows: Arc::clone(&self.flows) }
     }
 }
 
-impl Drop for Here<'_> {
+impl Drop for Here {
     fn drop(&mut self) {
-        self.answers.flows().remove(&self.flow);
+        lock(&self.flows).remove(&self.flow);
     }
 }
 
 impl Wallet {
-    /// Goes on with what a former life left in the spool. Before anything else of this life: until the store has an
-    /// answer, its grant is not refreshed and its flow is not given up by this process.
-    pub fn replay(&self, leftovers: Vec<SpoolRecord>) {
-        if !leftovers.is_empty() {
-            tracing::warn!(answers = leftovers.len(), "storing answers that were left in the spool");
-        }
-        for SpoolRecord { entry, slip } in leftovers {
-            let inner = Arc::clone(&self.0);
-            match entry {
-                Entry::Refresh(answer) => {
-                    // Without a flight of its own it is another answer's of this grant.
-                    let (_, flight) = inner.flights.board(answer.grant);
-                    self.0.tasks.spawn(async move {
-                        // Announced, if perhaps in vain: its provider is not known here.
-                        let landing = inner.store_refresh(answer, true, Some(slip), flight.as_ref()).await;
-                        if let Some(flight) = flight {
-                            flight.land(landing);
-                        }
-                    });
-                }
-                Entry::Exchange(answer) => {
-                    self.0.answers.flows().insert(answer.flow);
-                    self.0.tasks.spawn(async move {
-                        // Logged where it fails.
-                        let _ = inner.park(answer, Some(slip)).await;
-                    });
-                }
-            }
-        }
-    }
-
-    /// The flows whose code was answered and whose answer is not in the store yet.
-    pub fn answered_flows(&self) -> Vec<FlowId> {
-        self.0.answers.flows().iter().copied().collect()
+    /// The flows whose code is being redeemed by this process, or whose answer it has and the store has not.
+    pub fn flows_here(&self) -> Vec<FlowId> {
+        lock(&self.0.answers.flows).iter().copied().collect()
     }
 
     /// Whether the spool can be written.
@@ -233,181 +199,26 @@ impl Wallet {
     }
 }
 
-impl Inner {
-    /// Stores what a refresh brought. Passengers of `flight` are told as soon as the new token can be served.
-    pub(super) async fn keep(
-        &self,
-        flight: &Flight,
-        provider: &Provider,
-        grant: &Grant,
-        answer: TokenAnswer,
-        sent_at: Timestamp,
-    ) -> Landing {
-        let (idle, load) = (provider.entry.idle_life(), self.load(provider.id));
-        let freshness = Freshness::of(&answer, true, idle, sent_at, load, spread());
-        let answer = RefreshAnswer {
-            grant: grant.id,
-            account: grant.account,
-            user: grant.user.clone(),
-            provider: grant.provider,
-            fence: grant.fence,
-            sent_at,
-            due_at: freshness.due_at,
-            keep_alive_at: freshness.keep_alive_at,
-            answer,
-        };
-        self.store_refresh(answer, provider.entry.refresh_kills_access_token, None, Some(flight)).await
-    }
+/// When an answer was read, to be asked for before anything is done with it.
+#[expect(clippy::disallowed_methods, reason = "how long it really takes until it is safe")]
+pub(super) fn answered() -> Instant {
+    Instant::now()
+}
 
-    /// With `kills` the other replicas are told that the access token before this one is good for nothing any more.
-    async fn store_refresh(
-        &self,
-        answer: RefreshAnswer,
-        kills: bool,
-        slip: Option<Slip>,
-        flight: Option<&Flight>,
-    ) -> Landing {
-        let (grant, fence, provider, user) = (answer.grant, answer.fence, answer.provider, answer.user.clone());
-        let change = match self.change_of(&answer, kills) {
-            Ok(change) => change,
-            Err(error) => {
-                tracing::error!(%grant, %error, "could not seal a refreshed token");
-                return Landing::Failed(Failure::Internal);
-            }
-        };
-        let answers = &self.answers;
-        let tell = |landing| {
-            if let Some(flight) = flight {
-                flight.tell(landing);
-            }
-        };
-        let serve_for = answers.serve_for;
-        let when_spooled = || {
-            failpoint!("refresh.spooled");
-            if serve_for != Some(Duration::ZERO) {
-                let until = serve_for.map(|span| self.clock.now().plus(span));
-                answers.pending.insert(change.clone(), until);
-                tell(Landing::Refreshed);
-            }
-        };
-        let entry = Entry::Refresh(answer);
-        let storing = answers.ledger.commit(change.clone());
-        let mut stored = pin!(answers.until_stored(&entry, slip, storing, when_spooled));
-        let in_time = tokio::time::timeout(TOLD_AFTER, &mut stored).await;
-        let (stored, slip) = if let Ok(stored) = in_time {
-            stored
-        } else {
-            tell(Landing::Failed(Failure::StoreUnavailable));
-            stored.await
-        };
-        match stored {
-            Ok(recorded) => {
-                failpoint!("refresh.committed");
-                // Memory first: until it has the token, what is pending lies over it.
-                self.renew(&user, provider).await;
-                answers.pending.remove(grant, fence);
-                if let Some(slip) = slip {
-                    slip.done();
-                    tracing::info!(%grant, fence, ?recorded, "a spooled answer is out of the spool");
-                }
-                if recorded == Recorded::Superseded { Landing::Elsewhere } else { Landing::Refreshed }
-            }
-            Err(error) => {
-                if !error.is_transient() {
-                    tracing::error!(%grant, fence, %error, "a refreshed token cannot be stored; it stays in the spool");
-                    answers.set_aside(&entry, slip).await;
-                }
-                Landing::Failed(error.into())
-            }
-        }
-    }
-
-    /// The change that stores a refresh's answer.
-    fn change_of(&self, refresh: &RefreshAnswer, kills: bool) -> Result<GrantChange, VaultError> {
-        let RefreshAnswer { grant, account, user, provider, fence, sent_at, due_at, keep_alive_at, answer } = refresh;
-        let ids = Ids::new(*grant, *account, user, *provider);
-        let refresh_token = answer.refresh_token.as_ref();
-        let at = self.clock.now();
-        let event = Event::new(EventKind::AccountRecovered, at, user.clone(), *provider);
-        Ok(GrantChange {
-            grant: *grant,
-            account: *account,
-            fence: *fence,
-            outcome: Outcome::Refreshed {
-                access_token: self.vault.seal(&answer.access_token, &ids.at(*fence))?,
-                refresh_token: refresh_token.map(|token| self.vault.seal(token, &ids.at(*fence))).transpose()?,
-                token_type: answer.token_type.clone(),
-                scopes: answer.scopes.clone(),
-                metadata: answer.metadata.clone(),
-                freshness: Freshness {
-                    issued_at: *sent_at,
-                    lifetime: answer.lifetime,
-                    due_at: *due_at,
-                    keep_alive_at: *keep_alive_at,
-                },
-            },
-            announce: kills.then(|| Stale::of(&event)),
-            event: Some(event.account(*account).grant(*grant)),
-            at,
-        })
-    }
-
-    /// Parks the answer to a code with its flow.
-    pub(super) async fn park(&self, answer: ExchangeAnswer, slip: Option<Slip>) -> Result<(), Failure> {
-        let (answers, flow) = (&self.answers, answer.flow);
-        let _here = answers.here(flow);
-        let sealed = self.vault.seal(&answer.answer, &parked(&flow.to_string())).map_err(|error| {
-            tracing::error!(%flow, %error, "could not seal a provider's answer");
-            Failure::Internal
-        })?;
-        let entry = Entry::Exchange(answer);
-        let storing = Box::pin(self.park_surely(flow, &sealed));
-        let spooled = || {
-            failpoint!("link.spooled");
-        };
-        let (stored, slip) = answers.until_stored(&entry, slip, storing, spooled).await;
-        match stored {
-            Ok(parked) => {
-                if let Some(slip) = slip {
-                    slip.done();
-                    tracing::info!(%flow, parked, "a spooled answer is out of the spool");
-                }
-                if parked { Ok(()) } else { Err(Failure::FlowOutcomeUnknown) }
-            }
-            Err(error) => {
-                if !error.is_transient() {
-                    tracing::error!(%flow, %error, "the answer to a code cannot be parked; it stays in the spool");
-                    answers.set_aside(&entry, slip).await;
-                }
-                Err(error.into())
-            }
-        }
-    }
-
-    /// Offers an answer to the store until it is taken; gives up only on a fault that time does not heal.
-    async fn park_surely(&self, flow: FlowId, sealed: &Sealed<TokenAnswer>) -> Result<bool, StoreError> {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match attempt(self.store.park_answer(flow, self.replica, sealed)).await {
-                Err(error) if error.is_transient() && !self.answers.closing.is_cancelled() => {
-                    tracing::warn!(%flow, %error, "the store does not take a provider's answer; trying again");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LAST_PAUSE);
-                }
-                result => return result,
-            }
-        }
-    }
+fn lock(flows: &Mutex<HashSet<FlowId>>) -> MutexGuard<'_, HashSet<FlowId>> {
+    // The set is whole between any two statements.
+    flows.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use super::*;
+    use crate::clock::Timestamp;
     use crate::domain::ids::InstanceId;
-    use crate::domain::provider::Lifetime;
+    use crate::domain::provider::{Lifetime, TokenAnswer};
     use crate::domain::secret::{AccessToken, RefreshToken};
+    use crate::domain::spool::ExchangeAnswer;
+    use crate::store::StoreError;
     use crate::vault::{RootKey, Vault};
     use crate::wallet::spool::Whose;
 
@@ -454,9 +265,11 @@ mod tests {
         let answers = Arc::new(answers);
         for _ in 0..50 {
             let answers = Arc::clone(&answers);
-            tokio::spawn(
-                async move { answers.until_stored(&entry(), None, std::future::pending::<()>(), || {}).await },
-            );
+            tokio::spawn(async move {
+                answers
+                    .until_stored(&entry(), answered(), None, std::future::pending::<Result<(), StoreError>>(), || {})
+                    .await
+            });
         }
         tokio::task::yield_now().await;
         // Well before any of them is spooled by itself.
@@ -465,39 +278,126 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn s2_hundreds_of_answers_that_wait_are_all_spooled() {
+    async fn s8_what_the_store_gives_back_unstored_is_spooled() {
         let home = Home::new().await;
         let (answers, _) = home.open();
-        let (answers, spooled) = (Arc::new(answers), Arc::new(AtomicUsize::new(0)));
-        for _ in 0..400 {
-            let (answers, spooled) = (Arc::clone(&answers), Arc::clone(&spooled));
+        let away = || StoreError::Unavailable("this process is stopping".to_owned());
+        let (stored, slip) =
+            answers.until_stored(&entry(), answered(), None, async { Err::<(), _>(away()) }, || {}).await;
+        assert!(stored.is_err() && slip.is_some());
+        // Also while it is on its way to the disk.
+        for after in [99, 100, 101, 102, 105, 150, 151, 152, 155] {
+            let storing = async {
+                tokio::time::sleep(Duration::from_millis(after)).await;
+                Err::<(), _>(away())
+            };
+            let (stored, slip) = answers.until_stored(&entry(), answered(), None, storing, || {}).await;
+            assert!(stored.is_err() && slip.is_some(), "after {after} ms");
+        }
+        answers.close().await;
+        assert_eq!(home.open().1, 10);
+    }
+
+    #[tokio::test]
+    async fn s8_what_comes_when_the_end_has_begun_is_spooled() {
+        let home = Home::new().await;
+        let (answers, _) = home.open();
+        answers.closing.cancel();
+        let storing = answers.ledger.offer(|| async { Ok(()) });
+        let (stored, slip) = answers.until_stored(&entry(), answered(), None, storing, || {}).await;
+        assert!(stored.is_err() && slip.is_some());
+        answers.close().await;
+        assert_eq!(home.open().1, 1);
+    }
+
+    #[tokio::test]
+    async fn s2_once_the_store_is_known_to_be_away_answers_are_spooled_at_once() {
+        let home = Home::new().await;
+        let (answers, _) = home.open();
+        let mut best = Duration::MAX;
+        // The machine may be busy with other tests: the best of a few tries counts.
+        for _ in 0..5 {
+            let (answered_at, spooled_after) = (answered(), Mutex::new(None));
+            let storing = answers.ledger.offer(|| async {
+                let spooled = spooled_after.lock().unwrap().is_some();
+                if spooled { Ok(()) } else { Err(StoreError::Unavailable("away".to_owned())) }
+            });
+            let note = || *spooled_after.lock().unwrap() = Some(answered_at.elapsed());
+            let (stored, slip) = answers.until_stored(&entry(), answered_at, None, storing, note).await;
+            assert!(stored.is_ok());
+            slip.unwrap().done();
+            best = best.min(spooled_after.lock().unwrap().unwrap());
+        }
+        assert!(best < SPOOLED_AFTER, "{best:?}");
+        let never = tokio::time::timeout(Duration::from_millis(20), answers.ledger.away()).await;
+        assert!(never.is_err(), "it is back");
+        answers.close().await;
+        assert_eq!(home.open().1, 0);
+    }
+
+    /// So many answers that come at once, to a store that does not take them: when each was in the spool, in order.
+    async fn spooled_after(count: usize) -> Vec<Duration> {
+        let home = Home::new().await;
+        let (answers, _) = home.open();
+        let (answers, times) = (Arc::new(answers), Arc::new(Mutex::new(Vec::new())));
+        for _ in 0..count {
+            let (answers, times) = (Arc::clone(&answers), Arc::clone(&times));
             tokio::spawn(async move {
-                let count = || {
-                    spooled.fetch_add(1, Ordering::SeqCst);
-                };
-                answers.until_stored(&entry(), None, std::future::pending::<()>(), count).await
+                let (entry, answered_at) = (entry(), answered());
+                let note = || times.lock().unwrap().push(answered_at.elapsed());
+                answers
+                    .until_stored(&entry, answered_at, None, std::future::pending::<Result<(), StoreError>>(), note)
+                    .await
             });
         }
         let all = async {
-            while spooled.load(Ordering::SeqCst) < 400 {
+            while times.lock().unwrap().len() < count {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        // A tenth of a second, but for a machine that is busy with other tests.
-        tokio::time::timeout(Duration::from_secs(3), all).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(10), all).await.unwrap();
         answers.close().await;
-        assert_eq!(home.open().1, 400);
+        assert_eq!(home.open().1, count);
+        let mut times = std::mem::take(&mut *times.lock().unwrap());
+        times.sort();
+        times
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn s2_answers_are_in_the_spool_within_200_ms_however_many_come_at_once() {
+        const IN_TIME: Duration = Duration::from_millis(200);
+        // What 400 at once wait for is the CPU, and a build without optimizations takes ten times as much of it.
+        let hundreds = if cfg!(debug_assertions) { IN_TIME * 10 } else { IN_TIME };
+        for (count, within) in [(1, IN_TIME), (13, IN_TIME), (100, IN_TIME), (400, hundreds)] {
+            // The machine may be busy with other tests: the best of a few tries counts.
+            let mut best = Duration::MAX;
+            for _ in 0..5 {
+                let times = spooled_after(count).await;
+                let (median, p99) = (times[count / 2], times[count * 99 / 100]);
+                println!("{count} at once: spooled after {median:?} (median), {p99:?} (p99)");
+                best = best.min(p99);
+                if best <= within {
+                    break;
+                }
+            }
+            assert!(best <= within, "{count} at once: {best:?}");
+        }
     }
 
     #[tokio::test]
     async fn an_answer_that_is_stored_in_time_or_while_it_is_spooled_does_not_stay_in_the_spool() {
         let home = Home::new().await;
         let (answers, _) = home.open();
-        let (stored, slip) = answers.until_stored(&entry(), None, async { 1 }, || panic!("not spooled")).await;
-        assert!((stored, slip.is_none()) == (1, true));
-        for after in [150, 151, 152, 155] {
-            let storing = async { tokio::time::sleep(Duration::from_millis(after)).await };
-            if let ((), Some(slip)) = answers.until_stored(&entry(), None, storing, || {}).await {
+        let (stored, slip) = answers
+            .until_stored(&entry(), answered(), None, async { Ok::<_, StoreError>(1) }, || panic!("not spooled"))
+            .await;
+        assert!((stored.ok(), slip.is_none()) == (Some(1), true));
+        for after in [100, 101, 102, 105] {
+            let storing = async {
+                tokio::time::sleep(Duration::from_millis(after)).await;
+                Ok::<_, StoreError>(())
+            };
+            if let (_, Some(slip)) = answers.until_stored(&entry(), answered(), None, storing, || {}).await {
                 slip.done();
             }
         }

@@ -47,6 +47,7 @@ impl Wallet {
         let verifier = claimed.verifier.as_ref().map(|sealed| self.0.vault.open_cell(sealed, &ids.owner()));
         let verifier: Option<PkceVerifier> = verifier.transpose().map_err(unsent)?;
         let secret = provider.secrets_in_order().next();
+        let _here = self.0.answers.here(flow.id);
         let result = provider.exchange(&code, verifier.as_ref(), &flow.redirect_uri).await;
         let _ = self.0.registry.settle(provider, permit, &result).await;
         if matches!(result, Err(Verdict::Refused(_))) {
@@ -55,7 +56,10 @@ impl Wallet {
         }
         let answer = result.map_err(RedeemError::Verdict)?;
         failpoint!("link.exchanged");
-        self.0.park(ExchangeAnswer { flow: flow.id, answer }, None).await.map_err(RedeemError::Parking)?;
+        self.0
+            .park(self.0.replica, ExchangeAnswer { flow: flow.id, answer }, None)
+            .await
+            .map_err(RedeemError::Parking)?;
         failpoint!("link.parked");
         self.0.registry.accepted(provider, secret).await;
         Ok(())

@@ -17,7 +17,7 @@ use crate::store::StoreError;
 const BATCH: u32 = 100;
 
 /// Another replica gets this long, from when the store can be reached again, to bring an answer that it holds.
-const SETTLED: Duration = Duration::from_secs(10);
+pub(super) const SETTLED: Duration = Duration::from_secs(10);
 
 impl Wallet {
     /// Looks at grants in doubt that are due, and redeems again what may be redeemed again.

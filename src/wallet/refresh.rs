@@ -14,7 +14,7 @@ use crate::domain::provider::Verdict;
 use crate::domain::secret::RefreshToken;
 use crate::failpoint::failpoint;
 use crate::providers::{Permit, Provider, Target, Urgency};
-use crate::store::{Claim, ProviderSecretRow};
+use crate::store::Claim;
 use crate::telemetry;
 
 /// A claim that could not be followed by its request within this is given back unsent: by then somebody else may
@@ -173,17 +173,14 @@ impl Inner {
                 Err(_) => break (result, now, true),
             }
         };
-        if self.registry.settle(provider, permit, &result).await.closed_again {
-            self.pull_forward(provider).await;
-        }
+        let closed_again = self.registry.settle(provider, permit, &result).await.closed_again;
         let outcome = result.as_ref().map_or_else(Verdict::as_str, |_| "refreshed");
         telemetry::metrics::refresh(provider.slug.as_str(), outcome);
-        match result {
+        let (landing, works_again) = match result {
             Ok(answer) => {
                 failpoint!("refresh.answered");
                 let landing = self.keep(flight, provider, &grant, answer, sent_at).await;
-                self.accepted(provider, secret).await;
-                landing
+                (landing, self.registry.accepted(provider, secret).await)
             }
             Err(verdict) => {
                 // Nobody is to blame while a secret is left that was not tried.
@@ -191,22 +188,23 @@ impl Inner {
                     Verdict::Misconfigured(_) if untried => Verdict::Later { after: None },
                     verdict => verdict,
                 };
-                match &verdict {
-                    Verdict::Misconfigured(_) => self.registry.blame(provider, grant.id).await,
+                let works_again = match &verdict {
+                    Verdict::Misconfigured(_) => {
+                        self.registry.blame(provider, grant.id).await;
+                        false
+                    }
                     // Of the grant (RFC 6749 section 5.2): our credentials were good enough to be told.
-                    Verdict::Refused(_) => self.accepted(provider, secret).await,
-                    _ => {}
-                }
-                self.note(provider, &grant, retried.map(|retried| retried.before), verdict).await
+                    Verdict::Refused(_) => self.registry.accepted(provider, secret).await,
+                    _ => false,
+                };
+                (self.note(provider, &grant, retried.map(|retried| retried.before), verdict).await, works_again)
             }
-        }
-    }
-
-    /// The provider took our credentials.
-    async fn accepted(&self, provider: &Provider, secret: Option<&ProviderSecretRow>) {
-        if self.registry.accepted(provider, secret).await {
+        };
+        // Not before the answer is safe: the store may be away.
+        if closed_again || works_again {
             self.pull_forward(provider).await;
         }
+        landing
     }
 
     /// The provider works again: what failed there is tried again, as fast as its gate lets it.

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::recover::SETTLED;
 use super::{Inner, Wallet};
 use crate::clock::Timestamp;
+use crate::domain::doubt::SILENT_FOR_GOOD;
 use crate::domain::ids::ProviderId;
 use crate::domain::policy::CLOCK_TOLERANCE;
 use crate::providers::Provider;
@@ -50,6 +52,18 @@ impl Wallet {
         }
         self.0.pulse().reachable_since = Some(now);
         self.beat().await
+    }
+
+    /// Since when the store answers without a fault in between; `None` if it does not.
+    pub fn reachable_since(&self) -> Option<Timestamp> {
+        self.0.pulse().reachable_since
+    }
+
+    /// A replica that was not heard of after this will not come back with an answer. `None` while the store has not been
+    /// there for long enough to tell.
+    pub fn silence(&self) -> Option<Timestamp> {
+        let now = self.0.clock.now();
+        self.reachable_since().filter(|since| since.plus(SETTLED) <= now).map(|_| now.minus(SILENT_FOR_GOOD))
     }
 
     /// Gives a sign of life and learns of the others.

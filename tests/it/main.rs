@@ -24,6 +24,7 @@ mod metrics;
 mod ordinary_build;
 mod outages;
 mod outbound;
+mod parked;
 mod processes;
 mod provider_answers;
 mod provider_changes;

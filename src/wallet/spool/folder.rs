@@ -51,6 +51,17 @@ impl Folder {
         }
         Err(SpoolError::Crowded(directory.to_owned()))
     }
+
+    /// The folders of the instance below `directory` that nobody holds.
+    pub(super) fn left(directory: &Path, instance: InstanceId) -> impl Iterator<Item = Self> {
+        let folders = std::fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
+        folders.map(|folder| folder.path()).filter_map(move |path| {
+            // Whoever starts on what cannot be read says so.
+            let (_, replica) = owner(&path).ok()?.filter(|(of, _)| *of == instance)?;
+            let lock = lock(&path).ok()??;
+            Some(Self { path, replica, _lock: lock })
+        })
+    }
 }
 
 /// Locks a folder, making it if it is not there, for its owner only. `None` if another process has it.
@@ -105,7 +116,10 @@ mod tests {
         let (first, second) = (take(any), take(any));
         assert!(first.replica != second.replica && first.path != second.path);
         let (path, replica) = (first.path.clone(), first.replica);
+        assert_eq!(Folder::left(directory.path(), one).count(), 0, "both are held");
         drop(first);
+        assert_eq!(Folder::left(directory.path(), other).count(), 0, "not theirs");
+        assert!(Folder::left(directory.path(), one).map(|left| left.replica).eq([replica]));
         // Not another instance's, and not another replica's where the store knows which.
         assert!(take(Whose { instance: other, ..any }).path != path);
         let known = Whose { instance: one, replica: Some(ReplicaId::new(NOW)) };

@@ -21,6 +21,9 @@ const FURTHER: [u8; 4] = *b"TWS+";
 const PROBE: [u8; 4] = *b"TWS?";
 const FREE: [u8; 4] = [0; 4];
 
+/// What tells the first slot of a record that is set aside.
+const ASIDE: [u8; 4] = *b"TWS-";
+
 /// Bytes of a slot behind its tag.
 const BODY: usize = SLOT - FIRST.len();
 
@@ -50,6 +53,8 @@ pub(super) struct Found {
     pub(super) records: Vec<(Place, Vec<u8>)>,
     /// How many are damaged. They stay where they are.
     pub(super) damaged: usize,
+    /// How many are set aside. So do they.
+    pub(super) aside: usize,
 }
 
 impl Journal {
@@ -70,8 +75,7 @@ impl Journal {
 
     /// Finds the records and marks their slots as taken.
     fn scan(&mut self, bytes: &[u8]) -> Found {
-        let mut found = Vec::new();
-        let mut damaged = 0;
+        let (mut found, mut damaged, mut aside) = (Vec::new(), 0, 0);
         let tag = |slot: usize| bytes.get(slot * SLOT..slot * SLOT + FIRST.len());
         let mut slot = 1;
         while let Some(tagged) = tag(slot) {
@@ -82,7 +86,7 @@ impl Journal {
                     end = slot + slots;
                     found.push((sequence, slot..end, payload));
                 } else {
-                    damaged += 1;
+                    *(if tagged == ASIDE { &mut aside } else { &mut damaged }) += 1;
                     while tag(end).is_some_and(|tag| tag == FURTHER) {
                         end += 1;
                     }
@@ -93,7 +97,8 @@ impl Journal {
         }
         found.sort_by_key(|(sequence, ..)| *sequence);
         self.sequence = found.last().map_or(0, |(sequence, ..)| sequence + 1);
-        Found { records: found.into_iter().map(|(_, place, payload)| (place, payload)).collect(), damaged }
+        let records = found.into_iter().map(|(_, place, payload)| (place, payload)).collect();
+        Found { records, damaged, aside }
     }
 
     /// Writes a record. It is lasting after the next [`Self::sync`].
@@ -120,6 +125,13 @@ impl Journal {
             tracing::warn!(%error, "a spooled answer that is stored stays in the spool; it will be dropped at the next start");
         }
         self.taken[place].fill(false);
+    }
+
+    /// Marks a record as nobody's: it stays, and is not given to the next life.
+    pub(super) fn set_aside(&self, place: &Place) {
+        if let Err(error) = self.file.write_all_at(&ASIDE, offset(place.start)) {
+            tracing::warn!(%error, "a spooled answer cannot be set aside; the next start will try");
+        }
     }
 
     /// Writes where no record is, to see whether it can.
@@ -235,6 +247,19 @@ pub(super) mod tests {
         let (_, found) = open(&folder);
         let expected: Vec<_> = [&written[1..6], &written[7..], &[vec![1; 2_500]]].concat();
         assert!(payloads(&found) == expected && found.damaged == 0);
+    }
+
+    #[test]
+    fn what_is_set_aside_stays_and_is_counted_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut journal, _) = open(&folder);
+        let places = [1, 3_000, 5].map(|size| journal.write(&vec![7; size]).unwrap());
+        journal.set_aside(&places[1]);
+        drop(journal);
+        let (mut journal, found) = open(&folder);
+        assert_eq!((found.records.len(), found.damaged, found.aside), (2, 0, 1));
+        journal.free(places[0].clone());
+        assert_eq!(journal.write(&[8; 3_000]).unwrap().start, places[2].end, "it is not written over");
     }
 
     #[test]

@@ -3,15 +3,17 @@
 
 mod folder;
 mod journal;
+mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
-use crate::domain::ids::ReplicaId;
+use crate::domain::ids::{InstanceId, ReplicaId};
 use crate::domain::spool::Entry;
 use crate::telemetry::metrics;
 use crate::vault::{Owner, Sealed, Vault};
@@ -19,10 +21,14 @@ use crate::vault::{Owner, Sealed, Vault};
 pub use folder::Whose;
 
 use folder::Folder;
-use journal::{Journal, Place};
+use journal::{Found, Journal, Place};
+use writer::{Order, Writer};
 
 /// The file in a replica's folder.
 const FILE: &str = "answers";
+
+/// What the disk does not take is offered to it again after this.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// The spool cannot be used.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -44,8 +50,10 @@ pub enum SpoolError {
     Closed,
 }
 
-/// The spool of this process.
+/// A spool that this process has.
 pub struct Spool {
+    directory: PathBuf,
+    instance: InstanceId,
     replica: ReplicaId,
     vault: Arc<Vault>,
     orders: UnboundedSender<Order>,
@@ -53,6 +61,8 @@ pub struct Spool {
 
 /// An answer that a former life left over.
 pub struct SpoolRecord {
+    /// Whose life.
+    pub(super) replica: ReplicaId,
     pub(super) entry: Entry,
     pub(super) slip: Slip,
 }
@@ -61,13 +71,6 @@ pub struct SpoolRecord {
 pub(super) struct Slip {
     place: Place,
     orders: UnboundedSender<Order>,
-}
-
-enum Order {
-    Append { payload: Vec<u8>, told: oneshot::Sender<Result<Slip, SpoolError>> },
-    Free(Place),
-    Check(oneshot::Sender<Result<(), SpoolError>>),
-    Close(oneshot::Sender<()>),
 }
 
 impl SpoolError {
@@ -91,28 +94,59 @@ impl Spool {
         now: Timestamp,
     ) -> Result<(Self, Vec<SpoolRecord>), SpoolError> {
         let folder = Folder::take(directory, whose, now)?;
-        let path = folder.path.join(FILE);
-        let (journal, found) = Journal::open(&path).map_err(|error| SpoolError::io(&path, &error))?;
+        let (journal, found) = journal_of(&folder)?;
+        Self::run(directory, whose.instance, vault, folder, journal, found)
+    }
+
+    /// Takes what others left in folders that nobody has any more: each is ours until its spool is closed. Those without
+    /// an answer that can be read are let go. Blocks.
+    pub(super) fn left_behind(&self) -> Vec<(Self, Vec<SpoolRecord>)> {
+        let take = |folder: Folder| {
+            let (journal, found) = journal_of(&folder)?;
+            let opens = |(_, payload): &(Place, Vec<u8>)| unseal(&self.vault, folder.replica, payload).is_some();
+            if !found.records.iter().any(opens) {
+                return Ok(None);
+            }
+            Self::run(&self.directory, self.instance, Arc::clone(&self.vault), folder, journal, found).map(Some)
+        };
+        let left = Folder::left(&self.directory, self.instance);
+        left.filter_map(|folder| {
+            take(folder).unwrap_or_else(|error: SpoolError| {
+                tracing::warn!(%error, "a folder of the spool that nobody has cannot be read");
+                None
+            })
+        })
+        .collect()
+    }
+
+    fn run(
+        directory: &Path,
+        instance: InstanceId,
+        vault: Arc<Vault>,
+        folder: Folder,
+        journal: Journal,
+        found: Found,
+    ) -> Result<(Self, Vec<SpoolRecord>), SpoolError> {
         let (orders, queue) = unbounded_channel();
-        let spool = Self { replica: folder.replica, vault, orders };
-        let mut unreadable = found.damaged;
-        let depth = found.records.len();
+        let (path, replica) = (folder.path.join(FILE), folder.replica);
+        let (depth, mut unreadable) = (found.records.len(), found.damaged);
         let mut leftovers = Vec::new();
         for (place, payload) in found.records {
-            match spool.unseal(payload) {
-                Some(entry) => leftovers.push(SpoolRecord { entry, slip: spool.slip(place) }),
+            match unseal(&vault, replica, &payload) {
+                Some(entry) => {
+                    leftovers.push(SpoolRecord { replica, entry, slip: Slip { place, orders: orders.clone() } });
+                }
                 None => unreadable += 1,
             }
         }
-        if unreadable > 0 {
-            tracing::error!(unreadable, path = %path.display(), "answers in the spool cannot be read; they stay there");
+        if unreadable + found.aside > 0 {
+            tracing::error!(unreadable, set_aside = found.aside, path = %path.display(), "answers in the spool cannot be read or are nobody's; they stay there");
         }
-        metrics::spool_unreadable(unreadable);
-        let writer = Writer { path, journal, depth, orders: spool.orders.clone(), _folder: folder };
-        metrics::spool_records(depth);
+        metrics::spool_unreadable(unreadable + found.aside);
+        let writer = Writer { path, journal, depth, shown: 0, orders: orders.clone(), _folder: folder };
         let thread = std::thread::Builder::new().name("spool".to_owned());
         thread.spawn(move || writer.run(queue)).map_err(|error| SpoolError::io(directory, &error))?;
-        Ok((spool, leftovers))
+        Ok((Self { directory: directory.to_owned(), instance, replica, vault, orders }, leftovers))
     }
 
     /// Who this process is.
@@ -120,16 +154,26 @@ impl Spool {
         self.replica
     }
 
-    /// Seals an answer and hands it to the disk; what comes back says that it is there.
+    /// Seals an answer and hands it to the disk until that takes it; what comes back says that it is there.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be sealed, or the spool is closed.
     pub(super) fn append(&self, entry: &Entry) -> impl Future<Output = Result<Slip, SpoolError>> + use<> {
-        let replica = self.replica.to_string();
-        let ordered = self.vault.seal(entry, &owner(&replica)).map(|sealed| {
-            let (told, appended) = oneshot::channel();
-            // If nobody takes it any more, the answer says so.
-            let _ = self.orders.send(Order::Append { payload: sealed.as_bytes().to_vec(), told });
-            appended
-        });
-        async { ordered.map_err(|_| SpoolError::Unsealable)?.await.unwrap_or(Err(SpoolError::Closed)) }
+        let sealed = self.vault.seal(entry, &owner(&self.replica.to_string()));
+        let orders = self.orders.clone();
+        async move {
+            let sealed = sealed.map_err(|_| SpoolError::Unsealable)?;
+            loop {
+                let (told, appended) = oneshot::channel();
+                // If nobody takes it any more, the answer says so.
+                let _ = orders.send(Order::Append { payload: sealed.as_bytes().to_vec(), told });
+                match appended.await.unwrap_or(Err(SpoolError::Closed)) {
+                    Err(SpoolError::Io(..)) => tokio::time::sleep(AGAIN_AFTER).await,
+                    done => return done,
+                }
+            }
+        }
     }
 
     /// Whether it can be written now.
@@ -147,15 +191,6 @@ impl Spool {
             let _ = closed.await;
         }
     }
-
-    fn slip(&self, place: Place) -> Slip {
-        Slip { place, orders: self.orders.clone() }
-    }
-
-    fn unseal(&self, payload: Vec<u8>) -> Option<Entry> {
-        let sealed = Sealed::from_stored(payload).ok()?;
-        self.vault.open_cell(&sealed, &owner(&self.replica.to_string())).ok()
-    }
 }
 
 impl Drop for Spool {
@@ -171,97 +206,27 @@ impl Slip {
         // A closed spool keeps it; the next life finds that it is stored.
         let _ = self.orders.send(Order::Free(self.place));
     }
+
+    /// The answer is nobody's any more, and must not be lost either: it stays for somebody to look at.
+    pub(super) fn set_aside(self) {
+        // A closed spool keeps it for the next life to find the same.
+        let _ = self.orders.send(Order::SetAside(self.place));
+    }
+}
+
+fn journal_of(folder: &Folder) -> Result<(Journal, Found), SpoolError> {
+    let path = folder.path.join(FILE);
+    Journal::open(&path).map_err(|error| SpoolError::io(&path, &error))
+}
+
+fn unseal(vault: &Vault, replica: ReplicaId, payload: &[u8]) -> Option<Entry> {
+    let sealed = Sealed::from_stored(payload.to_vec()).ok()?;
+    vault.open_cell(&sealed, &owner(&replica.to_string())).ok()
 }
 
 /// What a record is bound to: the replica.
 const fn owner(replica: &str) -> Owner<'_> {
     Owner { row: replica, account: "", user: "", provider: "", generation: 0 }
-}
-
-/// The thread that writes.
-struct Writer {
-    path: PathBuf,
-    journal: Journal,
-    depth: usize,
-    /// For the slips.
-    orders: UnboundedSender<Order>,
-    /// Ends with this, whatever else still holds on to the spool.
-    _folder: Folder,
-}
-
-impl Writer {
-    fn run(mut self, mut queue: UnboundedReceiver<Order>) {
-        let mut batch = Vec::new();
-        while queue.blocking_recv_many(&mut batch, usize::MAX) > 0 {
-            let closed = self.carry_out(batch.drain(..));
-            metrics::spool_records(self.depth);
-            if let Some(closed) = closed {
-                drop(self);
-                // Nobody may be waiting for it.
-                let _ = closed.send(());
-                return;
-            }
-        }
-    }
-
-    /// Writes what has come together, makes it lasting at once, and tells everybody. Something comes back if this was
-    /// the end.
-    fn carry_out(&mut self, batch: impl Iterator<Item = Order>) -> Option<oneshot::Sender<()>> {
-        let (mut appended, mut checked, mut closed) = (Vec::new(), Vec::new(), None);
-        for order in batch {
-            match order {
-                Order::Append { payload, told } => appended.push((self.journal.write(&payload), told)),
-                Order::Free(place) => self.free(place),
-                Order::Check(told) => checked.push((self.journal.probe(), told)),
-                Order::Close(told) => closed = Some(told),
-            }
-        }
-        let written =
-            appended.iter().any(|(written, _)| written.is_ok()) || checked.iter().any(|(probed, _)| probed.is_ok());
-        let synced = if written { self.journal.sync() } else { Ok(()) };
-        let lasting = |error: &std::io::Error| SpoolError::io(&self.path, error);
-        let synced = synced.map_err(|error| lasting(&error));
-        for (probed, told) in checked {
-            let _ = told.send(probed.map_err(|error| lasting(&error)).and_then(|()| synced.clone()));
-        }
-        for (written, told) in appended {
-            self.acknowledge(written.map_err(|error| SpoolError::io(&self.path, &error)), synced.clone(), told);
-        }
-        closed
-    }
-
-    fn acknowledge(
-        &mut self,
-        written: Result<Place, SpoolError>,
-        synced: Result<(), SpoolError>,
-        told: oneshot::Sender<Result<Slip, SpoolError>>,
-    ) {
-        let result = match (written, synced) {
-            (Ok(place), Ok(())) => {
-                metrics::spool_appended();
-                self.depth += 1;
-                Ok(Slip { place, orders: self.orders.clone() })
-            }
-            (Ok(place), Err(error)) => {
-                self.journal.free(place);
-                Err(error)
-            }
-            (Err(error), _) => Err(error),
-        };
-        if let Err(error) = &result {
-            tracing::error!(%error, "an answer cannot be spooled; it is in memory only until the store takes it");
-            metrics::spool_failed();
-        }
-        // The store was faster, and nobody waits any more.
-        if let Err(Ok(slip)) = told.send(result) {
-            self.free(slip.place);
-        }
-    }
-
-    fn free(&mut self, place: Place) {
-        self.journal.free(place);
-        self.depth -= 1;
-    }
 }
 
 #[cfg(test)]

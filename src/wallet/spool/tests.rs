@@ -55,11 +55,8 @@ async fn s2_what_was_spooled_is_found_by_the_next_life_sealed_until_then() {
     let (spool, leftovers) = home.open();
     assert!(leftovers.is_empty());
     let all: Vec<_> = (0..300).map(|number| entry(&format!("planted-access-token-{number}"))).collect();
-    let appending: Vec<_> = all.iter().map(|entry| spool.append(entry)).collect();
-    let mut slips = Vec::new();
-    for appended in appending {
-        slips.push(appended.await.unwrap());
-    }
+    let appending = futures_util::future::join_all(all.iter().map(|entry| spool.append(entry)));
+    let mut slips: Vec<_> = appending.await.into_iter().map(Result::unwrap).collect();
     spool.check().await.unwrap();
     slips.remove(7).done();
     spool.close().await;
@@ -72,15 +69,6 @@ async fn s2_what_was_spooled_is_found_by_the_next_life_sealed_until_then() {
     let mut expected = all;
     expected.remove(7);
     assert!(entries(leftovers) == expected);
-}
-
-#[tokio::test]
-async fn an_answer_that_the_store_took_meanwhile_does_not_stay() {
-    let home = Home::new();
-    let (spool, _) = home.open();
-    drop(spool.append(&entry("at")));
-    spool.close().await;
-    assert!(home.open().1.is_empty());
 }
 
 #[tokio::test]
@@ -116,15 +104,45 @@ async fn two_spools_share_a_directory() {
 }
 
 #[tokio::test]
-async fn s6_what_a_full_disk_does_not_take_is_counted_and_told() {
+async fn what_others_left_in_folders_that_nobody_has_is_found_under_their_name() {
+    let home = Home::new();
+    let ((one, _), (other, _), (third, _)) = (home.open(), home.open(), home.open());
+    drop(other.append(&entry("left")).await.unwrap());
+    drop(third.append(&entry("held")).await.unwrap());
+    assert!(one.left_behind().is_empty(), "all are held");
+    other.close().await;
+    let [(adopted, leftovers)] = <[_; 1]>::try_from(one.left_behind()).ok().unwrap();
+    assert!(leftovers[0].replica == other.replica() && leftovers[0].entry == entry_like(&leftovers[0].entry, "left"));
+    assert!(one.left_behind().is_empty(), "it is held");
+    for record in leftovers {
+        record.slip.done();
+    }
+    adopted.close().await;
+    assert!(one.left_behind().is_empty(), "there is nothing left in it");
+}
+
+/// The same, if that is its token.
+fn entry_like(like: &Entry, token: &str) -> Entry {
+    let (Entry::Exchange(like), Entry::Exchange(expected)) = (like, entry(token)) else { panic!("another entry") };
+    Entry::Exchange(ExchangeAnswer { flow: like.flow, ..expected })
+}
+
+#[tokio::test]
+async fn s6_what_a_full_disk_does_not_take_is_counted_and_offered_again_until_there_is_room() {
     metrics::install();
-    let (home, (orders, _queue)) = (Home::new(), unbounded_channel());
+    let (home, (orders, mut queue)) = (Home::new(), unbounded_channel());
     let folder = Folder::take(home.folder.path(), home.whose, NOW).unwrap();
-    let mut writer =
-        Writer { path: home.file(), journal: journal::tests::full(&[false]), depth: 0, orders, _folder: folder };
-    let (told, appended) = oneshot::channel();
-    writer.carry_out([Order::Append { payload: vec![7], told }].into_iter());
-    assert!(appended.await.unwrap().is_err());
+    let (room, _) = journal_of(&folder).unwrap();
+    let (directory, instance, replica) = (home.folder.path().to_owned(), home.whose.instance, folder.replica);
+    let spool = Spool { directory, instance, replica, vault: Arc::clone(&home.vault), orders: orders.clone() };
+    let journal = journal::tests::full(&[false]);
+    let mut writer = Writer { path: home.file(), journal, depth: 0, shown: 0, orders, _folder: folder };
+    let appending = tokio::spawn(spool.append(&entry("at")));
+    writer.carry_out(queue.recv().await.into_iter());
     assert_eq!(writer.depth, 0);
     assert!(metrics::render().contains("token_wallet_spool_failures_total 1"), "{}", metrics::render());
+    writer.journal = room;
+    writer.carry_out(queue.recv().await.into_iter());
+    assert!(appending.await.unwrap().is_ok());
+    assert_eq!(writer.depth, 1);
 }

@@ -83,7 +83,9 @@ async fn s1_a_transaction_that_the_database_undoes_by_itself_harms_no_later_one(
     } else {
         let body = "BEGIN RAISE SQLSTATE '53100'; END";
         store.tamper(format!("CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $${body}$$")).await;
-        store.tamper("CREATE TRIGGER full_disk BEFORE UPDATE ON grants FOR EACH ROW EXECUTE FUNCTION full_disk()").await;
+        store
+            .tamper("CREATE TRIGGER full_disk BEFORE UPDATE ON grants FOR EACH ROW EXECUTE FUNCTION full_disk()")
+            .await;
     }
     for _ in 0..3 {
         let recorded = store.record_all(&changes).await;

@@ -1,11 +1,11 @@
 //! Flows: every step happens once, from the state before it, in time.
 
 use token_wallet::domain::event::EventKind;
-use token_wallet::domain::flow::{FlowFailure, FlowState};
+use token_wallet::domain::flow::{Flow, FlowFailure, FlowState};
 use token_wallet::domain::ids::{EventId, FlowId, ReplicaId};
 use token_wallet::domain::instance::InstanceKind;
 use token_wallet::domain::redirect::RedirectUrl;
-use token_wallet::store::{ClaimedFlow, FlowStep, StoreError};
+use token_wallet::store::{Beat, ClaimedFlow, FlowStep, StoreError};
 
 use super::{Fixture, NOW, at, event, new_flow, on_both_engines, sealed, unique_hash, user};
 
@@ -16,7 +16,9 @@ on_both_engines! {
     no_step_happens_late_or_out_of_order
     a_failure_wipes_what_was_sealed_and_is_told_once
     only_its_claimer_parks_an_answer
+    an_answer_that_became_an_account_is_parked
     what_runs_out_of_time_fails_and_is_removed_later
+    a_claimed_flow_is_given_up_by_its_claimer_or_when_that_is_silent
     a_flow_that_does_not_decode_is_named
 }
 
@@ -134,13 +136,14 @@ async fn what_runs_out_of_time_fails_and_is_removed_later(store: &Fixture) {
     for flow in [&returned, &claimed] {
         assert!(store.return_flow(flow.id, &sealed(2), &unique_hash(flow.id), at(600), NOW).await.unwrap());
     }
-    assert!(store.claim_flow(claimed.id, ReplicaId::new(NOW), at(10)).await.unwrap().is_some());
+    let replica = ReplicaId::new(NOW);
+    assert!(store.claim_flow(claimed.id, replica, at(10)).await.unwrap().is_some());
     let exchanged = store.exchanged(&user("d"), provider).await;
 
     assert_eq!(store.expire_flows(at(599)).await.unwrap(), 0);
     assert_eq!(store.expire_flows(at(600)).await.unwrap(), 2);
-    assert_eq!(store.abandon_claimed_flows(at(10), &[], at(600)).await.unwrap(), 0);
-    assert_eq!(store.abandon_claimed_flows(at(11), &[], at(600)).await.unwrap(), 1);
+    assert_eq!(store.abandon_claimed_flows(at(10), replica, &[], NOW, at(600)).await.unwrap(), 0);
+    assert_eq!(store.abandon_claimed_flows(at(11), replica, &[], NOW, at(600)).await.unwrap(), 1);
     for (flow, failure) in
         [(&started, FlowFailure::Expired), (&returned, FlowFailure::Expired), (&claimed, FlowFailure::OutcomeUnknown)]
     {
@@ -151,11 +154,57 @@ async fn what_runs_out_of_time_fails_and_is_removed_later(store: &Fixture) {
     assert_eq!(store.delete_flows(at(601)).await.unwrap(), 3);
     assert_eq!(store.flow(started.id).await.unwrap(), None);
     assert_eq!(store.flow(exchanged).await.unwrap().unwrap().state, FlowState::Exchanged);
-    assert_eq!(store.give_up_parked_flows(NOW, at(700)).await.unwrap(), 0);
-    assert_eq!(store.give_up_parked_flows(at(3_600), at(3_600)).await.unwrap(), 1);
+    assert!(!store.give_up_parked_flow(exchanged, NOW, at(700)).await.unwrap());
+    assert!(store.give_up_parked_flow(exchanged, at(3_600), at(3_600)).await.unwrap());
+    assert!(!store.give_up_parked_flow(exchanged, at(3_600), at(3_600)).await.unwrap());
     let given_up = store.flow(exchanged).await.unwrap().unwrap();
     assert_eq!(given_up.state, FlowState::Failed(FlowFailure::OutcomeUnknown));
     assert_eq!(store.number("SELECT COUNT(*) FROM flows WHERE answer IS NOT NULL").await, 0);
+}
+
+async fn a_claimed_flow_is_given_up_by_its_claimer_or_when_that_is_silent(store: &Fixture) {
+    let provider = store.configured("acme").await;
+    let [one, other, unheard] = [(); 3].map(|()| ReplicaId::new(NOW));
+    for (replica, beat) in [(one, at(100)), (other, at(700))] {
+        store.beat(&Beat { replica, started_at: NOW, at: beat, attempts: [].into() }).await.unwrap();
+    }
+    let mut flows = Vec::new();
+    for (name, claimer) in [("a", one), ("b", one), ("c", other), ("d", unheard)] {
+        let flow = new_flow(&user(name), provider).id;
+        let started = Flow { id: flow, ..new_flow(&user(name), provider) };
+        assert!(store.start_flow(&started, &unique_hash(flow), None).await.unwrap());
+        assert!(store.return_flow(flow, &sealed(2), &unique_hash(flow), at(30), NOW).await.unwrap());
+        assert!(store.claim_flow(flow, claimer, NOW).await.unwrap().is_some());
+        flows.push(flow);
+    }
+    let state = async |flow: usize| store.flow(flows[flow]).await.unwrap().unwrap().state;
+    let given_up = || FlowState::Failed(FlowFailure::OutcomeUnknown);
+    // Its own but for one; and another's that was never heard of.
+    assert_eq!(store.abandon_claimed_flows(at(60), one, &[flows[0]], at(99), at(600)).await.unwrap(), 2);
+    assert_eq!((state(0).await, state(1).await), (FlowState::Claimed, given_up()));
+    assert_eq!((state(2).await, state(3).await), (FlowState::Claimed, given_up()));
+    // Somebody else's, while it was heard of and when it was not any more.
+    assert_eq!(store.abandon_claimed_flows(at(60), other, &[flows[2]], at(99), at(600)).await.unwrap(), 0);
+    assert_eq!(store.abandon_claimed_flows(at(60), other, &[flows[2]], at(100), at(600)).await.unwrap(), 1);
+    assert_eq!((state(0).await, state(2).await), (given_up(), FlowState::Claimed));
+}
+
+async fn an_answer_that_became_an_account_is_parked(store: &Fixture) {
+    let flow = new_flow(&user("ann"), store.configured("acme").await);
+    let claimer = ReplicaId::new(NOW);
+    assert!(store.start_flow(&flow, &[1; 32], None).await.unwrap());
+    assert!(store.return_flow(flow.id, &sealed(2), &[2; 32], at(30), NOW).await.unwrap());
+    assert!(store.claim_flow(flow.id, claimer, NOW).await.unwrap().is_some());
+    let flow = flow.id;
+    store
+        .tamper(
+            "UPDATE flows SET state = 'done', code = NULL, account_id = 'eac_1', account_created = TRUE, ended_at = 1",
+        )
+        .await;
+    assert!(store.park_answer(flow, claimer, &sealed(3)).await.unwrap());
+    assert!(!store.park_answer(flow, ReplicaId::new(NOW), &sealed(3)).await.unwrap());
+    store.tamper("UPDATE flows SET state = 'failed', failure = 'outcome_unknown', account_id = NULL").await;
+    assert!(!store.park_answer(flow, claimer, &sealed(3)).await.unwrap());
 }
 
 async fn a_flow_that_does_not_decode_is_named(store: &Fixture) {

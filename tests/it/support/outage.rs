@@ -59,12 +59,25 @@ async fn read_only(connection: &mut PgConnection, on: bool) {
 
 /// How many answers are on disk in the spools below `directory`.
 pub fn spooled(directory: &Path) -> usize {
+    tagged(directory, *b"TWS1")
+}
+
+/// How many answers are set aside there.
+pub fn aside(directory: &Path) -> usize {
+    tagged(directory, *b"TWS-")
+}
+
+fn tagged(directory: &Path, tag: [u8; 4]) -> usize {
     let Ok(folders) = std::fs::read_dir(directory) else { return 0 };
     let files = folders.map(|folder| folder.unwrap().path().join("answers"));
-    files.filter_map(|file| std::fs::read(file).ok()).map(|bytes| records(&bytes).len()).sum()
+    files.filter_map(|file| std::fs::read(file).ok()).map(|bytes| slots(&bytes, tag).len()).sum()
 }
 
 /// Where records begin in a spool's file.
 pub fn records(bytes: &[u8]) -> Vec<usize> {
-    (0..bytes.len()).step_by(2048).filter(|offset| bytes[*offset..].starts_with(b"TWS1")).collect()
+    slots(bytes, *b"TWS1")
+}
+
+fn slots(bytes: &[u8], tag: [u8; 4]) -> Vec<usize> {
+    (0..bytes.len()).step_by(2048).filter(|offset| bytes[*offset..].starts_with(&tag)).collect()
 }

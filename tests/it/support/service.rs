@@ -230,6 +230,14 @@ impl Wallet {
         &self.store
     }
 
+    /// Where its spool is.
+    pub fn spool(&self) -> PathBuf {
+        match self.store.sqlite_path() {
+            Some(path) => PathBuf::from(format!("{}.spool", path.display())),
+            None => self.folder().join("token-wallet.spool"),
+        }
+    }
+
     pub async fn database(&self) -> Database {
         Database::open(&self.store).await
     }

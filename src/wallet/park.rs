@@ -1,0 +1,46 @@
+//! The answer to a code, on its way to its flow.
+
+use super::answers::answered;
+use super::spool::Slip;
+use super::{Inner, parked};
+use crate::domain::error::Failure;
+use crate::domain::ids::ReplicaId;
+use crate::domain::spool::{Entry, ExchangeAnswer};
+use crate::failpoint::failpoint;
+
+impl Inner {
+    /// Parks the answer to a code with its flow, which replica `by` claimed. What comes to a flow that has ended without
+    /// it is set aside in the spool: it holds tokens that live, and is nobody's.
+    pub(super) async fn park(&self, by: ReplicaId, answer: ExchangeAnswer, slip: Option<Slip>) -> Result<(), Failure> {
+        let answered_at = answered();
+        let (answers, flow) = (&self.answers, answer.flow);
+        let sealed = self.vault.seal(&answer.answer, &parked(&flow.to_string())).map_err(|error| {
+            tracing::error!(%flow, %error, "could not seal a provider's answer");
+            Failure::Internal
+        })?;
+        let entry = Entry::Exchange(answer);
+        let storing = Box::pin(async {
+            let parked = answers.ledger.offer(|| self.store.park_answer(flow, by, &sealed)).await?;
+            if parked { Ok(()) } else { Err(Failure::FlowOutcomeUnknown) }
+        });
+        let spooled = || {
+            failpoint!("link.spooled");
+        };
+        let (stored, slip) = answers.until_stored(&entry, answered_at, slip, storing, spooled).await;
+        match (&stored, slip) {
+            (Ok(()), Some(slip)) => {
+                slip.done();
+                tracing::info!(%flow, "a spooled answer is out of the spool");
+            }
+            (Err(Failure::FlowOutcomeUnknown), Some(slip)) => {
+                tracing::error!(%flow, "a code was answered when its flow had ended; the answer is set aside in the spool");
+                slip.set_aside();
+            }
+            (Err(Failure::Internal), Some(_)) => {
+                tracing::error!(%flow, "the answer to a code cannot be parked; it stays in the spool");
+            }
+            _ => {}
+        }
+        stored
+    }
+}
