@@ -71,7 +71,7 @@ pub async fn judge(life: &Life, users: &mut [User]) {
         assert!(ended || !user.over, "{} must authorize again for no reason", user.name);
         verdict_is_fair(life, user);
         if let Some(refresh) = &user.spooled {
-            assert_eq!(refreshes(life, user), [refresh.clone()], "{} is refreshed again", user.name);
+            assert_eq!(refreshes(life, user), std::slice::from_ref(refresh), "{} is refreshed again", user.name);
             assert_eq!(Some(Sandbox::fingerprint(&user.token)), refresh.issued.access_token);
         }
     }
