@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn p14_after_a_second_silence_the_waits_grow() {
-        let silent = |attempts, doubted_fence| Grant { attempts, doubted_fence, ..doubtful(4_000) };
+        let silent = |attempts, doubted_fence| Grant { doubted_fence, attempts, ..doubtful(4_000) };
         let next = |grant: Grant| next_look(&grant, Reuse::Refused, NOW.plus(secs(10)), NOW, 1.0).since(NOW);
         assert_eq!(next(silent(0, None)), secs(10), "the first one is asked about once its lease is over");
         assert_eq!(next(silent(1, Some(1))), secs(10));

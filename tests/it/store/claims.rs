@@ -208,9 +208,9 @@ async fn s9_a_lease_that_no_right_clock_has_set_is_over(store: &Fixture) {
     store.claim(&store.judged(grant).await, None, false, sender, at(ahead), at(ahead + 20)).await.unwrap().unwrap();
     let beat = Beat { replica: sender, started_at: NOW, at: at(ahead), attempts: BTreeMap::new() };
     store.beat(&beat).await.unwrap();
-    let judged = store.judged(grant).await;
-    assert_eq!(store.grants_in_doubt(provider, at(10), 9).await.unwrap(), [judged.clone()]);
-    assert!(store.postpone_doubt(&judged, at(70), at(10)).await.unwrap());
+    let doubtful = store.grants_in_doubt(provider, at(10), 9).await.unwrap();
+    assert_eq!(doubtful, [store.judged(grant).await]);
+    assert!(store.postpone_doubt(&doubtful[0], at(70), at(10)).await.unwrap());
     assert_eq!(store.grants_in_doubt(provider, at(69), 9).await.unwrap(), []);
     // As far ahead as clocks that are right may differ it is believed.
     let judged = store.judged(grant).await;
