@@ -1,7 +1,7 @@
 //! Answers until the store has them: sent to it at once, in the spool if it does not take them soon, never given up
 //! while this process lives. They may be the only copy of what they brought.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ use super::Wallet;
 use super::ledger::Ledger;
 use super::pending::Pending;
 use super::spool::{Slip, Spool};
-use crate::domain::ids::FlowId;
+use crate::domain::ids::{FlowId, GrantId};
 use crate::domain::spool::Entry;
 use crate::store::{Engine, Store};
 use crate::telemetry::metrics;
@@ -35,6 +35,9 @@ pub(super) struct Answers {
     pub(super) serve_for: Option<Duration>,
     /// Flows whose code is being redeemed here, or whose answer is here and not with the store.
     flows: Arc<Mutex<HashSet<FlowId>>>,
+    /// By grant, the fence of an answer that the store refused for good. It is in the spool: its refresh token is not
+    /// lost, and the one before it is not to be sent again.
+    refused: Mutex<HashMap<GrantId, i64>>,
     /// Holds a token for each answer that is in memory only.
     afloat: TaskTracker,
     /// Cancelled when everything that is still afloat must get into the spool.
@@ -62,6 +65,7 @@ impl Answers {
             pending: Pending::default(),
             serve_for: (store.engine() == Engine::Postgres).then_some(serve_during_store_outage),
             flows: Arc::default(),
+            refused: Mutex::default(),
             afloat: TaskTracker::new(),
             flushing: CancellationToken::new(),
             closing,
@@ -158,6 +162,16 @@ impl Answers {
         self.spool.close().await;
     }
 
+    /// The store will not take the answer of this claim before an operator has looked at it.
+    pub(super) fn refuse(&self, grant: GrantId, fence: i64) {
+        lock(&self.refused).insert(grant, fence);
+    }
+
+    /// Whether the answer of this claim is here though the store does not take it.
+    pub(super) fn has_refused(&self, grant: GrantId, fence: i64) -> bool {
+        lock(&self.refused).get(&grant) == Some(&fence)
+    }
+
     /// From now on this process does not give the flow up.
     pub(super) fn here(&self, flow: FlowId) -> Here {
         lock(&self.flows).insert(flow);
@@ -205,9 +219,9 @@ pub(super) fn answered() -> Instant {
     Instant::now()
 }
 
-fn lock(flows: &Mutex<HashSet<FlowId>>) -> MutexGuard<'_, HashSet<FlowId>> {
-    // The set is whole between any two statements.
-    flows.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(known: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is known is whole between any two statements.
+    known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

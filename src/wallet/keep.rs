@@ -104,6 +104,7 @@ impl Inner {
             Err(error) => {
                 if !error.is_transient() {
                     tracing::error!(%grant, fence, %error, "a refreshed token cannot be stored; it stays in the spool");
+                    answers.refuse(grant, fence);
                 }
                 Landing::Failed(error.into())
             }

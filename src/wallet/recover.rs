@@ -69,7 +69,7 @@ impl Inner {
             // An older answer came in late: there is nothing to recover for now.
             return Ok(Err(Landing::Elsewhere));
         }
-        let sender = self.sender(lease).await?;
+        let sender = self.sender(judged, lease, now).await?;
         let rejected = matches!(errand, Errand::Rejected | Errand::Probe);
         match self.wait_for_the_store(sender, doubt::judge(judged, provider.entry.reuse(), sender, rejected, now), now)
         {
@@ -83,7 +83,10 @@ impl Inner {
 
     /// What is known of who sent it. A flight of this process outranks its lease, so that what is judged here is what
     /// nobody flies.
-    async fn sender(&self, lease: Lease) -> Result<Sender, StoreError> {
+    async fn sender(&self, judged: &Grant, lease: Lease, now: Timestamp) -> Result<Sender, StoreError> {
+        if self.answers.has_refused(judged.id, judged.fence) {
+            return Ok(Sender::LastHeard(Some(now)));
+        }
         if lease.owner == self.replica {
             return Ok(Sender::KnowsNothing);
         }

@@ -77,6 +77,8 @@ on_both_engines! {
             assert_eq!(told, if n == 7 { "INTERNAL" } else { "OK" }, "u{n}");
         }
         assert_eq!(harness.refreshes().len(), USERS);
+        harness.live(Duration::from_secs(40), Duration::from_secs(4)).await;
+        assert_eq!(harness.refreshes().len(), USERS, "what it redeemed is not sent again while it has the answer");
         // It is not lost: it waits where somebody can look at it, and is stored once the store takes it.
         assert_eq!(spooled(&harness.config.spool_dir), 1);
         harness.stop().await;
