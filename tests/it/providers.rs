@@ -221,8 +221,8 @@ async fn p2_an_odd_lifetime_is_read_or_assumed() {
 async fn p10_an_answer_that_is_none_is_never_a_refusal() {
     let html = "content-type: text/html\r\n";
     for (reply, verdict) in [
-        (answer(500, "", ""), LATER),
-        (answer(502, html, "<html>invalid_grant</html>"), LATER),
+        (answer(500, "", ""), Verdict::Unclear { after: None }),
+        (answer(502, html, "<html>invalid_grant</html>"), Verdict::Unclear { after: None }),
         (answer(503, "retry-after: 7\r\n", ""), Verdict::Later { after: Some(Duration::from_secs(7)) }),
         (answer(429, "retry-after: 86400\r\n", ""), Verdict::Limited { after: Some(Duration::from_mins(15)) }),
         (answer(200, "", ""), Verdict::Unknown),
