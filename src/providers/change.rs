@@ -97,9 +97,16 @@ impl Registry {
     ) -> Result<Provider, Failure> {
         check_change(&change)?;
         let (store, name, now) = (self.store.clone(), slug.clone(), self.wire.clock.now());
+        let frozen_until = match change.unfreeze {
+            true => self.store.provider_by_slug(slug).await?.and_then(|row| row.standing.frozen_until),
+            false => None,
+        };
         let update = async move { store.update_provider(&name, &change, now).await };
         if !self.cache.change(Stale::Providers, update).await? {
             return Err(Failure::ProviderNotFound);
+        }
+        if frozen_until.is_some_and(|until| until > now) {
+            tracing::info!(provider = %slug, "an operator ended the freeze: refusals end grants again");
         }
         self.found(self.store.provider_by_slug(slug).await?)
     }

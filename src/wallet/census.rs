@@ -23,6 +23,7 @@ impl Wallet {
         }
         metrics::grants_in_doubt(inner.store.count_in_doubt(now).await?);
         for census in inner.store.census(now, now.plus(SOON)).await? {
+            metrics::provider(census.slug.as_str());
             let provider = inner.registry.by_id(census.provider).await?;
             let capacity = f64::from(provider.limits.requests_per_second()) * SOON.as_secs_f64();
             inner.pulse().loads.insert(census.provider, f64::from(census.due_soon) / capacity);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use token_wallet::sandbox::{Effect, Options, Reply, Rule};
 use token_wallet::telemetry::metrics::{self, METRICS};
 
-use crate::support::harness::{Harness, on_both_engines};
+use crate::support::harness::{Harness, on_both_engines, until};
 
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -53,6 +53,32 @@ fn each_metric_is_caused_by_a_test() {
 }
 
 on_both_engines! {
+    async fn what_alerts_look_at_is_there_from_the_start(engine) {
+        let mut harness = Harness::with_users(engine, 1, Options::default()).await;
+        let shown = async |harness: &Harness| {
+            harness.http.get(harness.ops("/metrics")).send().await.unwrap().text().await.unwrap()
+        };
+        let text = shown(&harness).await;
+        for name in ["spool_failures_total", "spool_unreadable_total"] {
+            assert!(text.contains(&format!("token_wallet_{name} 0\n")), "{name} is not 0 in\n{text}");
+        }
+        harness.restart().await;
+        // Nobody waits for the stroke of the minute.
+        let last = "token_wallet_smallest_remaining_life_seconds{";
+        until("the census is taken", async || shown(&harness).await.contains(last)).await;
+        let text = shown(&harness).await;
+        for series in [
+            "grants{state=\"active\"} 1\n",
+            "grants_in_doubt 0\n",
+            "due_grants{provider=\"sandbox\"} 0\n",
+            "refreshes_in_doubt_total{provider=\"sandbox\"} 0\n",
+            "rotation_outcome_lost_total{provider=\"sandbox\"} 0\n",
+            "verdicts_frozen_total{provider=\"sandbox\"} 0\n",
+        ] {
+            assert!(text.contains(&format!("token_wallet_{series}")), "{series} is not in\n{text}");
+        }
+    }
+
     async fn the_census_counts_grants_by_state_and_what_waits(engine) {
         let harness = Harness::with_users(engine, 5, Options::default()).await;
         let shown = async |name: &str| harness.metric(&format!("token_wallet_{name}")).await;

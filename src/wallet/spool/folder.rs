@@ -36,7 +36,8 @@ impl Folder {
     pub(super) fn take(directory: &Path, whose: Whose, now: Timestamp) -> Result<Self, SpoolError> {
         for number in 0..MOST {
             let path = directory.join(number.to_string());
-            let Some(lock) = lock(&path).map_err(|error| SpoolError::io(&path, &error))? else { continue };
+            let unusable = |error: io::Error| SpoolError::Directory(directory.to_owned(), error.to_string());
+            let Some(lock) = lock(&path).map_err(unusable)? else { continue };
             let replica = if let Some((instance, replica)) = owner(&path)? {
                 let theirs = instance == whose.instance && whose.replica.is_none_or(|known| known == replica);
                 theirs.then_some(replica)
