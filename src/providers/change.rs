@@ -97,10 +97,8 @@ impl Registry {
     ) -> Result<Provider, Failure> {
         check_change(&change)?;
         let (store, name, now) = (self.store.clone(), slug.clone(), self.wire.clock.now());
-        let frozen_until = match change.unfreeze {
-            true => self.store.provider_by_slug(slug).await?.and_then(|row| row.standing.frozen_until),
-            false => None,
-        };
+        let before = if change.unfreeze { self.store.provider_by_slug(slug).await? } else { None };
+        let frozen_until = before.and_then(|row| row.standing.frozen_until);
         let update = async move { store.update_provider(&name, &change, now).await };
         if !self.cache.change(Stale::Providers, update).await? {
             return Err(Failure::ProviderNotFound);

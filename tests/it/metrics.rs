@@ -102,11 +102,12 @@ on_both_engines! {
         harness.pass(Duration::from_secs(30));
         harness.work().await;
         assert_eq!((shown("grants{state=\"suspect\"}").await, shown("grants{state=\"active\"}").await), (1.0, 4.0));
-        assert_eq!(shown("grants_in_doubt").await, 1.0);
+        let in_doubt = shown("grants_in_doubt").await;
+        assert!((0.5..1.5).contains(&in_doubt), "{in_doubt}");
         assert!(of_sandbox("due_grants").await >= 2.0, "those that nobody asked for");
         let waits = of_sandbox("oldest_due_seconds").await;
         assert!((3_600.0..=7_200.0).contains(&waits), "{waits}");
-        assert_eq!(of_sandbox("smallest_remaining_life_seconds").await, 0.0);
+        assert!(of_sandbox("smallest_remaining_life_seconds").await <= 0.0, "one has ended");
 
         harness.pass(HOUR);
         harness.sandbox.set_faults([Rule::refresh(Effect::error(400, "invalid_grant")).person("p0")]);
