@@ -136,6 +136,20 @@ on_both_engines! {
 }
 
 #[tokio::test]
+async fn n7_who_waits_for_a_token_does_not_wait_until_it_is_noted_that_the_provider_works() {
+    let harness = Harness::with_users(Engine::Postgres, 1, Options::default()).await;
+    // It is long ago that a client secret was noted to work.
+    harness.pass(Duration::from_hours(24 * 8));
+    let mut holding = sqlx::PgConnection::connect(harness.config.store.url.expose()).await.unwrap();
+    sqlx::raw_sql("BEGIN; SELECT id FROM provider_secrets FOR UPDATE").execute(&mut holding).await.unwrap();
+    // Who would change that row gives up after 5 s.
+    let took = timed(&harness, 0).await;
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert_eq!(harness.refreshes().len(), 1);
+    holding.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn s1_a_full_store_spends_no_refresh_token_and_serves_what_lives() {
     // What SQLite says of a full disk, nobody but a disk can make it say.
     let harness = Harness::with_users(Engine::Postgres, 2, Options::default()).await;
