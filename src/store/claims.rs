@@ -7,8 +7,8 @@ use super::lanes::Lane;
 use super::sql::{Row, args, statements};
 use crate::clock::Timestamp;
 use crate::domain::doubt::Recovery;
-use crate::domain::grant::Grant;
-use crate::domain::ids::{GrantId, ProviderId, ReplicaId};
+use crate::domain::grant::{Grant, Lease};
+use crate::domain::ids::{ProviderId, ReplicaId};
 use crate::domain::policy;
 use crate::domain::secret::RefreshToken;
 use crate::vault::Sealed;
@@ -99,13 +99,19 @@ statements! {
         "UPDATE grants SET due_at = $3, sweep_at = $3 WHERE id = $1 AND fence = $2 AND sweep_at <= $4
             AND (lease_until <= $4 OR lease_until > $5)"
     }
-    // The fence stays raised: numbers are not used twice. An older claim may still be in doubt. After the lease's end too:
-    // nobody has claimed since, and what was not sent needs no doubt.
+    // The fence stays raised: numbers are not used twice. After the lease's end too: nobody has claimed since, and what
+    // was not sent needs no doubt.
     RELEASE {
-        "UPDATE grants SET attempted_at = CASE WHEN doubted_fence IS NULL THEN NULL ELSE attempted_at END,
-            lease_owner = CASE WHEN doubted_fence IS NULL THEN NULL ELSE lease_owner END,
-            lease_until = CASE WHEN doubted_fence IS NULL THEN NULL ELSE CAST($3 AS BIGINT) END
-         WHERE id = $1 AND fence = $2 AND committed_fence < $2 AND lease_owner = $4"
+        "UPDATE grants SET attempted_at = NULL, lease_owner = NULL, lease_until = NULL
+         WHERE id = $1 AND fence = $2 AND committed_fence < $2 AND lease_owner = $3"
+    }
+    // Unless an answer of the fence in doubt, or of a later one, has settled the doubt since.
+    RELEASE_RETRIED {
+        "UPDATE grants SET attempted_at = CASE WHEN committed_fence < $4 THEN CAST($5 AS BIGINT) END,
+            lease_owner = CASE WHEN committed_fence < $4 THEN $6 END,
+            lease_until = CASE WHEN committed_fence < $4 THEN CAST($7 AS BIGINT) END,
+            doubted_fence = CASE WHEN committed_fence < $4 THEN CAST($8 AS BIGINT) END
+         WHERE id = $1 AND fence = $2 AND committed_fence < $2 AND lease_owner = $3"
     }
 }
 
@@ -218,9 +224,20 @@ impl Store {
         Ok(self.db.execute(&POSTPONE, values).await? == 1)
     }
 
-    /// Gives a claim back whose token was not sent. False if it is not this fence's any more.
-    pub async fn release(&self, id: GrantId, fence: i64, by: ReplicaId, now: Timestamp) -> Result<bool, StoreError> {
-        Ok(self.db.lane(Lane::Claims).execute(&RELEASE, args![id, fence, now, by]).await? == 1)
+    /// Gives a claim back whose token was not sent: a grant that was in doubt is in doubt again as it was `before`.
+    /// False if it is not this fence's any more.
+    pub async fn release(&self, claimed: &Grant, before: Option<&Grant>, by: ReplicaId) -> Result<bool, StoreError> {
+        let (lane, id, fence) = (self.db.lane(Lane::Claims), claimed.id, claimed.fence);
+        let doubt = before.and_then(|before| Some((before, before.lease?)));
+        let released = match doubt {
+            None => lane.execute(&RELEASE, args![id, fence, by]).await?,
+            Some((before, Lease { owner, until })) => {
+                let Grant { attempted_at, doubted_fence, .. } = *before;
+                let values = args![id, fence, by, before.fence, attempted_at, owner, until, doubted_fence];
+                lane.execute(&RELEASE_RETRIED, values).await?
+            }
+        };
+        Ok(released == 1)
     }
 }
 

@@ -128,7 +128,7 @@ impl Inner {
         // The flight may be waiting for a permit itself.
         drop(permit);
         passenger.arrive().await;
-        self.give_back(&claim.grant).await;
+        self.give_back(&claim.grant, None).await;
     }
 
     /// Spends the claimed refresh token and stores what comes of it. Where the provider refuses one of our client
@@ -157,7 +157,7 @@ impl Inner {
             let now = self.clock.now();
             let missed = send_by.is_some_and(|by| by < now);
             if missed || self.clock.boot().saturating_sub(claiming_at) > LATEST_SEND {
-                return self.give_back(&grant).await;
+                return self.give_back(&grant, retried).await;
             }
             failpoint!("refresh.sent");
             let result = provider.refresh(&token, secret).await;
@@ -171,7 +171,7 @@ impl Inner {
             let until = renewing_at.plus(policy::LEASE);
             match self.store.renew_claim(&grant, self.replica, renewing_at, until).await {
                 Ok(Some(renewed)) => grant = renewed.grant,
-                Ok(None) => return self.give_back(&grant).await,
+                Ok(None) => return self.give_back(&grant, retried).await,
                 Err(_) => break (result, now, true),
             }
         };
@@ -215,8 +215,9 @@ impl Inner {
         }
     }
 
-    async fn give_back(&self, grant: &Grant) -> Landing {
-        if let Err(error) = self.store.release(grant.id, grant.fence, self.replica, self.clock.now()).await {
+    async fn give_back(&self, grant: &Grant, retried: Option<Retried<'_>>) -> Landing {
+        let before = retried.map(|retried| retried.before);
+        if let Err(error) = self.store.release(grant, before, self.replica).await {
             tracing::warn!(grant = %grant.id, %error, "could not give back a claim; its lease will run out");
         }
         Landing::Elsewhere
