@@ -242,7 +242,7 @@ impl Lane {
     const fn begin(self) -> &'static str {
         match self {
             // A batch that meets a locked row goes row by row: soon enough for those who wait for the others.
-            Self::Results => begin!(500, 10_000, 10_000),
+            Self::Results => begin!(500, 5_000, 10_000),
             // A lease has room for both.
             Self::Claims => begin!(2_000, 5_000, 10_000),
             // Housekeeping too: statements that change many rows.
