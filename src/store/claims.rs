@@ -29,6 +29,15 @@ macro_rules! refreshable {
     };
 }
 
+/// A grant in doubt: a claim's lease is over, or was set by a clock that was wrong, and its outcome is not known.
+macro_rules! in_doubt {
+    () => {
+        concat!(refreshable!(), "AND (lease_until <= $1 OR lease_until > $2) ")
+    };
+}
+
+pub(super) use {in_doubt, refreshable};
+
 /// What a claim needs: the grant is as it was judged, down to its lease, which is over or was never taken, or was set by
 /// a clock that was wrong.
 macro_rules! as_judged {
@@ -88,16 +97,14 @@ statements! {
             AND lease_until IS NULL AND NOT " wanted!()
     }
     PROVIDERS_IN_DOUBT {
-        "SELECT DISTINCT provider_id FROM grants WHERE " refreshable!() "AND sweep_at <= $1
-             AND (lease_until <= $1 OR lease_until > $2) ORDER BY provider_id"
+        "SELECT DISTINCT provider_id FROM grants WHERE " in_doubt!() "AND sweep_at <= $1 ORDER BY provider_id"
     }
     IN_DOUBT {
-        "SELECT " grant_columns!() " FROM grants WHERE provider_id = $2 AND " refreshable!() "AND sweep_at <= $1
-             AND (lease_until <= $1 OR lease_until > $3) ORDER BY sweep_at LIMIT $4"
+        "SELECT " grant_columns!() " FROM grants WHERE provider_id = $3 AND " in_doubt!() "AND sweep_at <= $1
+         ORDER BY sweep_at LIMIT $4"
     }
     POSTPONE {
-        "UPDATE grants SET due_at = $3, sweep_at = $3 WHERE id = $1 AND fence = $2 AND sweep_at <= $4
-            AND (lease_until <= $4 OR lease_until > $5)"
+        "UPDATE grants SET due_at = $5, sweep_at = $5 WHERE id = $3 AND fence = $4 AND sweep_at <= $1 AND " in_doubt!()
     }
     // The fence stays raised: numbers are not used twice. After the lease's end too: nobody has claimed since, and what
     // was not sent needs no doubt.
@@ -184,7 +191,7 @@ impl Store {
         Ok(claims)
     }
 
-    /// The providers with a grant that [`Self::claim_due`] would claim.
+    /// The providers with a grant that [`Self::claim_due`] would claim, or [`Self::retire_unwanted`] plan anew.
     pub async fn providers_due(&self, now: Timestamp) -> Result<Vec<ProviderId>, StoreError> {
         let rows = self.db.all(&PROVIDERS_DUE, args![now]).await?;
         rows.iter().map(|row| row.of("providers", "", "id")?.parse("id")).collect()
@@ -211,7 +218,7 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<Grant>, StoreError> {
         self.db
-            .all(&IN_DOUBT, args![now, provider, policy::latest_written(now), limit])
+            .all(&IN_DOUBT, args![now, policy::latest_written(now), provider, limit])
             .await?
             .iter()
             .map(grant)
@@ -220,7 +227,7 @@ impl Store {
 
     /// Has a grant in doubt looked at again at `until`. False if it is not as it was.
     pub async fn postpone_doubt(&self, judged: &Grant, until: Timestamp, now: Timestamp) -> Result<bool, StoreError> {
-        let values = args![judged.id, judged.fence, until, now, policy::latest_written(now)];
+        let values = args![now, policy::latest_written(now), judged.id, judged.fence, until];
         Ok(self.db.execute(&POSTPONE, values).await? == 1)
     }
 

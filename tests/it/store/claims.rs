@@ -182,6 +182,7 @@ async fn a_claim_given_back_that_is_to_confirm_a_retrys_refusal_leaves_no_doubt(
     assert!(store.release(&confirming, None, confirming.lease.unwrap().owner).await.unwrap());
     let released = store.judged(grant).await;
     assert_eq!((released.attempted_at, released.lease, released.doubted_fence), (None, None, Some(1)));
+    assert_eq!(store.count_in_doubt(at(200)).await.unwrap(), 0);
 }
 
 fn suspect() -> Outcome {
@@ -228,11 +229,21 @@ async fn what_is_in_doubt_is_not_swept_but_looked_at(store: &Fixture) {
     let doubtful = store.grants_in_doubt(provider, at(30), 9).await.unwrap();
     assert_eq!(doubtful, [store.judged(grant).await]);
     assert_eq!(store.providers_in_doubt(at(30)).await.unwrap(), [provider]);
+    assert_eq!((store.count_in_doubt(at(29)).await.unwrap(), store.count_in_doubt(at(30)).await.unwrap()), (0, 1));
     assert_eq!(store.grants_in_doubt(store.configured("zeta").await, at(30), 9).await.unwrap(), []);
     assert!(store.postpone_doubt(&doubtful[0], at(70), at(30)).await.unwrap());
     assert!(!store.postpone_doubt(&doubtful[0], at(90), at(31)).await.unwrap());
     assert_eq!(store.grants_in_doubt(provider, at(69), 9).await.unwrap(), []);
     assert_eq!(store.grants_in_doubt(provider, at(70), 9).await.unwrap().len(), 1);
+    assert_eq!(store.count_in_doubt(at(40)).await.unwrap(), 1, "put off it is in doubt all the same");
+
+    // What nobody can refresh is not in doubt, though its lease is over.
+    store.tamper(format!("UPDATE grants SET state = 'quarantined' WHERE id = '{grant}'")).await;
+    let probed = link_due(store, provider, "b", 10).await;
+    let probe = "UPDATE grants SET refresh_token = NULL, refresh_generation = NULL";
+    store.tamper(format!("{probe} WHERE id = '{probed}'")).await;
+    store.claim_for_probe(&store.judged(probed).await, me(), at(90), at(110)).await.unwrap().unwrap();
+    assert_eq!(store.count_in_doubt(at(200)).await.unwrap(), 0);
 }
 
 async fn s9_a_lease_that_no_right_clock_has_set_is_over(store: &Fixture) {
@@ -244,6 +255,7 @@ async fn s9_a_lease_that_no_right_clock_has_set_is_over(store: &Fixture) {
     store.beat(&beat).await.unwrap();
     let doubtful = store.grants_in_doubt(provider, at(10), 9).await.unwrap();
     assert_eq!(doubtful, [store.judged(grant).await]);
+    assert_eq!(store.count_in_doubt(at(10)).await.unwrap(), 1);
     assert!(store.postpone_doubt(&doubtful[0], at(70), at(10)).await.unwrap());
     assert_eq!(store.grants_in_doubt(provider, at(69), 9).await.unwrap(), []);
     // As far ahead as clocks that are right may differ it is believed.
