@@ -53,9 +53,9 @@ impl Inner {
         match recorded {
             Ok(Recorded::Stored(state)) => {
                 self.after(provider, grant, state).await;
-                let ended = failure == Failure::ReauthorizationRequired && state != GrantState::Dead;
                 // The provider's verdicts are frozen.
-                Landing::Failed(if ended { Failure::ProviderUnavailable { retry_after: WAVE } } else { failure })
+                let reprieved = failure == Failure::ReauthorizationRequired && state != GrantState::Dead;
+                Landing::Failed(if reprieved { Failure::ProviderUnavailable { retry_after: WAVE } } else { failure })
             }
             Ok(Recorded::Superseded) => Landing::Elsewhere,
             Err(error) => {
