@@ -7,8 +7,8 @@ use super::lanes::Lane;
 use super::sql::{Row, args, statements};
 use crate::clock::Timestamp;
 use crate::domain::doubt::Recovery;
-use crate::domain::grant::Grant;
-use crate::domain::ids::{GrantId, ProviderId, ReplicaId};
+use crate::domain::grant::{Grant, Lease};
+use crate::domain::ids::{ProviderId, ReplicaId};
 use crate::domain::policy;
 use crate::domain::secret::RefreshToken;
 use crate::vault::Sealed;
@@ -28,6 +28,15 @@ macro_rules! refreshable {
         "is_current AND state IN ('active', 'suspect') AND refresh_token IS NOT NULL "
     };
 }
+
+/// A grant in doubt: a claim's lease is over, or was set by a clock that was wrong, and its outcome is not known.
+macro_rules! in_doubt {
+    () => {
+        concat!(refreshable!(), "AND (lease_until <= $1 OR lease_until > $2) ")
+    };
+}
+
+pub(super) use {in_doubt, refreshable};
 
 /// What a claim needs: the grant is as it was judged, down to its lease, which is over or was never taken, or was set by
 /// a clock that was wrong.
@@ -88,24 +97,28 @@ statements! {
             AND lease_until IS NULL AND NOT " wanted!()
     }
     PROVIDERS_IN_DOUBT {
-        "SELECT DISTINCT provider_id FROM grants WHERE " refreshable!() "AND sweep_at <= $1
-             AND (lease_until <= $1 OR lease_until > $2) ORDER BY provider_id"
+        "SELECT DISTINCT provider_id FROM grants WHERE " in_doubt!() "AND sweep_at <= $1 ORDER BY provider_id"
     }
     IN_DOUBT {
-        "SELECT " grant_columns!() " FROM grants WHERE provider_id = $2 AND " refreshable!() "AND sweep_at <= $1
-             AND (lease_until <= $1 OR lease_until > $3) ORDER BY sweep_at LIMIT $4"
+        "SELECT " grant_columns!() " FROM grants WHERE provider_id = $3 AND " in_doubt!() "AND sweep_at <= $1
+         ORDER BY sweep_at LIMIT $4"
     }
     POSTPONE {
-        "UPDATE grants SET due_at = $3, sweep_at = $3 WHERE id = $1 AND fence = $2 AND sweep_at <= $4
-            AND (lease_until <= $4 OR lease_until > $5)"
+        "UPDATE grants SET due_at = $5, sweep_at = $5 WHERE id = $3 AND fence = $4 AND sweep_at <= $1 AND " in_doubt!()
     }
-    // The fence stays raised: numbers are not used twice. An older claim may still be in doubt. After the lease's end too:
-    // nobody has claimed since, and what was not sent needs no doubt.
+    // The fence stays raised: numbers are not used twice. After the lease's end too: nobody has claimed since, and what
+    // was not sent needs no doubt.
     RELEASE {
-        "UPDATE grants SET attempted_at = CASE WHEN doubted_fence IS NULL THEN NULL ELSE attempted_at END,
-            lease_owner = CASE WHEN doubted_fence IS NULL THEN NULL ELSE lease_owner END,
-            lease_until = CASE WHEN doubted_fence IS NULL THEN NULL ELSE CAST($3 AS BIGINT) END
-         WHERE id = $1 AND fence = $2 AND committed_fence < $2 AND lease_owner = $4"
+        "UPDATE grants SET attempted_at = NULL, lease_owner = NULL, lease_until = NULL
+         WHERE id = $1 AND fence = $2 AND committed_fence < $2 AND lease_owner = $3"
+    }
+    // Unless an answer of the fence in doubt, or of a later one, has settled the doubt since.
+    RELEASE_RETRIED {
+        "UPDATE grants SET attempted_at = CASE WHEN committed_fence < $4 THEN CAST($5 AS BIGINT) END,
+            lease_owner = CASE WHEN committed_fence < $4 THEN $6 END,
+            lease_until = CASE WHEN committed_fence < $4 THEN CAST($7 AS BIGINT) END,
+            doubted_fence = CASE WHEN committed_fence < $4 THEN CAST($8 AS BIGINT) END
+         WHERE id = $1 AND fence = $2 AND committed_fence < $2 AND lease_owner = $3"
     }
 }
 
@@ -178,7 +191,7 @@ impl Store {
         Ok(claims)
     }
 
-    /// The providers with a grant that [`Self::claim_due`] would claim.
+    /// The providers with a grant that [`Self::claim_due`] would claim, or [`Self::retire_unwanted`] plan anew.
     pub async fn providers_due(&self, now: Timestamp) -> Result<Vec<ProviderId>, StoreError> {
         let rows = self.db.all(&PROVIDERS_DUE, args![now]).await?;
         rows.iter().map(|row| row.of("providers", "", "id")?.parse("id")).collect()
@@ -205,7 +218,7 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<Grant>, StoreError> {
         self.db
-            .all(&IN_DOUBT, args![now, provider, policy::latest_written(now), limit])
+            .all(&IN_DOUBT, args![now, policy::latest_written(now), provider, limit])
             .await?
             .iter()
             .map(grant)
@@ -214,13 +227,24 @@ impl Store {
 
     /// Has a grant in doubt looked at again at `until`. False if it is not as it was.
     pub async fn postpone_doubt(&self, judged: &Grant, until: Timestamp, now: Timestamp) -> Result<bool, StoreError> {
-        let values = args![judged.id, judged.fence, until, now, policy::latest_written(now)];
+        let values = args![now, policy::latest_written(now), judged.id, judged.fence, until];
         Ok(self.db.execute(&POSTPONE, values).await? == 1)
     }
 
-    /// Gives a claim back whose token was not sent. False if it is not this fence's any more.
-    pub async fn release(&self, id: GrantId, fence: i64, by: ReplicaId, now: Timestamp) -> Result<bool, StoreError> {
-        Ok(self.db.lane(Lane::Claims).execute(&RELEASE, args![id, fence, now, by]).await? == 1)
+    /// Gives a claim back whose token was not sent: a grant that was in doubt is in doubt again as it was `before`.
+    /// False if it is not this fence's any more.
+    pub async fn release(&self, claimed: &Grant, before: Option<&Grant>, by: ReplicaId) -> Result<bool, StoreError> {
+        let (lane, id, fence) = (self.db.lane(Lane::Claims), claimed.id, claimed.fence);
+        let doubt = before.and_then(|before| Some((before, before.lease?)));
+        let released = match doubt {
+            None => lane.execute(&RELEASE, args![id, fence, by]).await?,
+            Some((before, Lease { owner, until })) => {
+                let Grant { attempted_at, doubted_fence, .. } = *before;
+                let values = args![id, fence, by, before.fence, attempted_at, owner, until, doubted_fence];
+                lane.execute(&RELEASE_RETRIED, values).await?
+            }
+        };
+        Ok(released == 1)
     }
 }
 

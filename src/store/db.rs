@@ -249,7 +249,7 @@ impl Lane {
     const fn begin(self) -> &'static str {
         match self {
             // A batch that meets a locked row goes row by row: soon enough for those who wait for the others.
-            Self::Results => begin!(500, 10_000, 10_000),
+            Self::Results => begin!(500, 5_000, 10_000),
             // A lease has room for both.
             Self::Claims => begin!(2_000, 5_000, 10_000),
             // Housekeeping too: statements that change many rows.
@@ -388,14 +388,13 @@ async fn session(connection: &mut PgConnection) -> Result<i32, StoreError> {
     Ok(sqlx::raw_sql("SELECT pg_backend_pid()").fetch_one(connection).await?.try_get(0)?)
 }
 
-/// Why there is no connection to this host. That nobody has its name is told by the resolver's words alone.
+/// Why there is no connection to this host.
 fn of_host(host: &str, error: sqlx::Error) -> StoreError {
-    const NOBODY: [&str; 3] = ["not known", "does not resolve", "No address associated"];
-    let text = error.to_string();
-    if matches!(error, sqlx::Error::Io(_)) && NOBODY.iter().any(|words| text.contains(words)) {
-        return StoreError::Refused(format!("there is no host {host}: {text}"));
+    match error {
+        // A name that nobody has, too: whoever has it may be about to start.
+        sqlx::Error::Io(error) => StoreError::Unavailable(format!("{host}: {error}")),
+        error => error.into(),
     }
-    error.into()
 }
 
 /// Takes the lock beside the database file and makes both if they are not there, readable by nobody else. A directory

@@ -118,9 +118,9 @@ statements! {
     REFRESHED { write_tokens!() "AND state <> 'dead' RETURNING id, state" }
     // Its account comes back too, in the same transaction.
     REVIVED { write_tokens!() "RETURNING id, state" }
-    // A suspect is asked about again even if nobody wants its token.
     // The same answer again: the word that it was stored was lost.
     STANDS { "SELECT id, state FROM grants WHERE id = $1 AND account_id = $2 AND committed_fence = $3" }
+    // A suspect is asked about again even if nobody wants its token.
     VERDICT {
         "UPDATE grants SET attempts = attempts + 1, lease_owner = NULL, lease_until = NULL,
             due_at = CASE WHEN state IN ('active', 'suspect') THEN CAST($6 AS BIGINT) END,
@@ -179,7 +179,7 @@ impl Store {
             Err(error) if error.is_transient() && !matches!(error, StoreError::Busy(_)) => Err(error),
             Err(error) if changes.len() == 1 => Ok(vec![Err(error)]),
             Err(error) => {
-                tracing::warn!(changes = changes.len(), %error, "a batch of results cannot be stored; storing them one by one");
+                tracing::debug!(changes = changes.len(), %error, "a batch of results cannot be stored; storing them one by one");
                 let mut recorded = Vec::with_capacity(changes.len());
                 for change in changes {
                     let one = self.record_together(std::slice::from_ref(change), true).await;

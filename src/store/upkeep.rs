@@ -1,6 +1,7 @@
 //! What is done to grants by the clock besides refreshing them.
 
 use super::Store;
+use super::claims::{in_doubt, refreshable};
 use super::error::StoreError;
 use super::events;
 use super::sql::{args, statements};
@@ -8,6 +9,7 @@ use crate::clock::Timestamp;
 use crate::domain::event::{Event, EventKind};
 use crate::domain::grant::GrantState;
 use crate::domain::ids::ProviderId;
+use crate::domain::policy;
 use crate::domain::provider::Slug;
 
 /// How one provider's grants stand.
@@ -50,7 +52,7 @@ statements! {
          FROM providers p WHERE p.deleted_at IS NULL"
     }
     BY_STATE { "SELECT state, COUNT(*) AS grants FROM grants WHERE is_current GROUP BY state" }
-    COUNT_IN_DOUBT { "SELECT COUNT(*) AS grants FROM grants WHERE is_current AND lease_until <= $1" }
+    COUNT_IN_DOUBT { "SELECT COUNT(*) AS grants FROM grants WHERE " in_doubt!() }
 }
 
 impl Store {
@@ -104,7 +106,7 @@ impl Store {
 
     /// How many current grants are in doubt.
     pub async fn count_in_doubt(&self, now: Timestamp) -> Result<u32, StoreError> {
-        let row = self.db.one(&COUNT_IN_DOUBT, args![now]).await?;
+        let row = self.db.one(&COUNT_IN_DOUBT, args![now, policy::latest_written(now)]).await?;
         let count: i64 = row.map_or(Ok(0), |row| row.get("grants"))?;
         Ok(u32::try_from(count).unwrap_or(u32::MAX))
     }

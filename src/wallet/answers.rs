@@ -23,7 +23,7 @@ use crate::telemetry::metrics;
 /// An answer that the store has not taken by then is spooled.
 const SPOOLED_AFTER: Duration = Duration::from_millis(100);
 
-/// How long answers may take to get into the spool at shutdown, and such as are stored meanwhile.
+/// How long the spool may take for what is left at shutdown, for what is stored meanwhile, and for a check.
 const FLUSH: Duration = Duration::from_secs(2);
 
 /// What keeps answers until the store has them.

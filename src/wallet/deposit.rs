@@ -5,7 +5,7 @@ use crate::clock::Timestamp;
 use crate::domain::error::Failure;
 use crate::domain::event::{Event, EventKind};
 use crate::domain::flow::{Flow, Outcome};
-use crate::domain::grant::{Freshness, Grant, GrantState};
+use crate::domain::grant::Freshness;
 use crate::domain::ids::{AccountId, GrantId};
 use crate::domain::policy;
 use crate::domain::provider::{Profile, TokenAnswer, Verdict};
@@ -125,27 +125,8 @@ impl Wallet {
         let freshness = Freshness::of(answer, refreshable, idle, sent_at, self.0.load(flow.provider), spread());
         let ahead_until = now.plus(policy::ahead_for(freshness.lifetime.span(), self.0.ahead_for));
         let scopes = answer.scopes.clone().unwrap_or_else(|| flow.scopes.clone());
-        let grant = Grant {
-            id: GrantId::new(now),
-            account,
-            user: flow.user.clone(),
-            provider: flow.provider,
-            state: GrantState::Active,
-            freshness: freshness.clone(),
-            token_type: answer.token_type.clone(),
-            scopes: scopes.clone(),
-            access_generation: 0,
-            refresh_generation: refreshable.then_some(0),
-            fence: 0,
-            committed_fence: 0,
-            lease: None,
-            doubted_fence: None,
-            attempted_at: None,
-            attempts: 0,
-            retry_not_before: None,
-            ahead_until,
-        };
-        let ids = Ids::of(&grant);
+        let grant = GrantId::new(now);
+        let ids = Ids::new(grant, account, &flow.user, flow.provider);
         let sealing = |error: crate::vault::VaultError| {
             tracing::error!(flow = %flow.id, %error, "could not seal a grant");
             Failure::Internal
@@ -159,12 +140,12 @@ impl Wallet {
             provider: flow.provider,
             subject: profile.subject.clone(),
             profile: self.0.vault.seal(profile, &ids.profile()).map_err(sealing)?,
-            events: events(flow, &grant, existing, now),
+            events: events(flow, (account, existing), grant, !refreshable && freshness.lifetime.span().is_some(), now),
             grant: NewGrant {
-                id: grant.id,
+                id: grant,
                 access_token: self.0.vault.seal(&answer.access_token, &ids.at(0)).map_err(sealing)?,
                 refresh_token: refresh_token.map_err(sealing)?,
-                token_type: grant.token_type,
+                token_type: answer.token_type.clone(),
                 scopes,
                 requested_scopes: flow.scopes.clone(),
                 metadata: answer.metadata.clone(),
@@ -185,12 +166,17 @@ impl Ids {
     }
 }
 
-fn events(flow: &Flow, grant: &Grant, existing: bool, now: Timestamp) -> Vec<Event> {
-    let event = |kind| {
-        Event::new(kind, now, flow.user.clone(), flow.provider).account(grant.account).grant(grant.id).flow(flow.id)
-    };
+/// What is told of a new grant; `will_end`: its token ends, and cannot be refreshed.
+fn events(
+    flow: &Flow,
+    (account, existing): (AccountId, bool),
+    grant: GrantId,
+    will_end: bool,
+    now: Timestamp,
+) -> Vec<Event> {
+    let event =
+        |kind| Event::new(kind, now, flow.user.clone(), flow.provider).account(account).grant(grant).flow(flow.id);
     let linked = event(if existing { EventKind::AccountRelinked } else { EventKind::AccountLinked });
-    let not_refreshable = (!grant.refreshable() && grant.freshness.lifetime.span().is_some())
-        .then(|| event(EventKind::AccountNotRefreshable));
+    let not_refreshable = will_end.then(|| event(EventKind::AccountNotRefreshable));
     [linked].into_iter().chain(not_refreshable).collect()
 }

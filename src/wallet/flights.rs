@@ -64,15 +64,13 @@ impl Flight {
         });
     }
 
-    /// Ends the flight: nobody joins it any more, and its passengers are told.
-    pub(super) fn land(self, landing: Landing) {
-        self.flights.lock().remove(&self.grant);
+    /// Ends the flight: nobody joins it any more, and its passengers are told. Once it has landed this does nothing.
+    pub(super) fn land(&self, landing: Landing) {
+        self.leave();
         self.tell(landing);
     }
-}
 
-impl Drop for Flight {
-    fn drop(&mut self) {
+    fn leave(&self) {
         // Not the grant's next flight: it may have begun when this one landed.
         let mut flights = self.flights.lock();
         if flights.get(&self.grant).is_some_and(|seat| seat.same_channel(&self.landed.subscribe())) {
@@ -81,8 +79,14 @@ impl Drop for Flight {
     }
 }
 
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
 impl Passenger {
-    /// Waits for the flight's end. Leaving early does not end it.
+    /// Waits until the flight tells what it comes to. Leaving early does not end it.
     pub(super) async fn arrive(mut self) -> Landing {
         match self.0.wait_for(Option::is_some).await {
             Ok(landing) => landing.clone().unwrap_or(Landing::Elsewhere),
@@ -118,7 +122,10 @@ mod tests {
         assert!(none.is_none());
         assert_eq!((first.arrive().await, late.arrive().await), (Landing::Refreshed, Landing::Refreshed));
         flight.land(Landing::Elsewhere);
-        assert!(flights.board(grant).1.is_some());
+        let (_, next) = flights.board(grant);
+        flight.land(Landing::Elsewhere);
+        drop(flight);
+        assert!(next.is_some() && flights.board(grant).1.is_none(), "landed again it does not end the next flight");
     }
 
     #[tokio::test]

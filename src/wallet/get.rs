@@ -84,6 +84,10 @@ impl Wallet {
                 Serve::AfterRefresh { .. } if refreshed && !rejected && holding.grant.lives(now) => {
                     return self.hand_out(&holding).await;
                 }
+                // The refresh still waits for the store, and for so long that what it brought is dead.
+                Serve::AfterRefresh { .. } if refreshed && self.0.answers.pending.holds(holding.grant.id) => {
+                    return Err(Failure::StoreUnavailable);
+                }
                 Serve::AfterRefresh { .. } if refreshed => {
                     return Err(Failure::ProviderUnavailable { retry_after: Duration::from_secs(1) });
                 }

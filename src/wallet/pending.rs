@@ -35,6 +35,11 @@ impl Pending {
         }
     }
 
+    /// Whether the store has not taken an answer of this grant yet.
+    pub(super) fn holds(&self, grant: GrantId) -> bool {
+        self.lock().contains_key(&grant)
+    }
+
     /// Lays what is newer than the store over what was read of it, now or before.
     pub(super) fn lay_over(&self, mut holding: Arc<Holding>, now: Timestamp) -> Arc<Holding> {
         let pending = self.lock();

@@ -94,7 +94,7 @@ impl Inner {
     }
 
     fn wait_for_the_store(&self, sender: Sender, doubt: Doubt, now: Timestamp) -> Doubt {
-        let settled_at = self.pulse().reachable_since.map_or(now, |since| since).plus(SETTLED);
+        let settled_at = self.pulse().reachable_since(now).unwrap_or(now).plus(SETTLED);
         match (sender, doubt) {
             (Sender::LastHeard(_), Doubt::SendAgain(_)) if settled_at > now => Doubt::WaitUntil(settled_at),
             _ => doubt,

@@ -57,7 +57,8 @@ impl Wallet {
                         inner.forget_unless_refreshed(&judged, &landing);
                         landing
                     }
-                    // Nothing was done to the grant.
+                    // Nothing was done to the grant, as far as is known; the next flight finds a claim whose answer was
+                    // lost.
                     Err(failure) => Landing::Failed(failure),
                 };
                 flight.land(landing);
@@ -107,7 +108,8 @@ impl Inner {
     }
 
     /// Redeems what a sweep has claimed. A flight of this process outranks the claim, however long it takes: it may have
-    /// sent the token and not have stored the answer yet. The claim is kept until it has landed, then given back.
+    /// sent the token and not have stored the answer yet. The claim is kept until it tells what it comes to, then given
+    /// back.
     pub(super) async fn redeem_claimed(
         &self,
         provider: &Provider,
@@ -126,7 +128,7 @@ impl Inner {
         // The flight may be waiting for a permit itself.
         drop(permit);
         passenger.arrive().await;
-        self.give_back(&claim.grant).await;
+        self.give_back(&claim.grant, None).await;
     }
 
     /// Spends the claimed refresh token and stores what comes of it. Where the provider refuses one of our client
@@ -155,7 +157,7 @@ impl Inner {
             let now = self.clock.now();
             let missed = send_by.is_some_and(|by| by < now);
             if missed || self.clock.boot().saturating_sub(claiming_at) > LATEST_SEND {
-                return self.give_back(&grant).await;
+                return self.give_back(&grant, retried).await;
             }
             failpoint!("refresh.sent");
             let result = provider.refresh(&token, secret).await;
@@ -169,18 +171,17 @@ impl Inner {
             let until = renewing_at.plus(policy::LEASE);
             match self.store.renew_claim(&grant, self.replica, renewing_at, until).await {
                 Ok(Some(renewed)) => grant = renewed.grant,
-                Ok(None) => return self.give_back(&grant).await,
+                Ok(None) => return self.give_back(&grant, retried).await,
                 Err(_) => break (result, now, true),
             }
         };
         let closed_again = self.registry.settle(provider, permit, &result).await.closed_again;
         let outcome = result.as_ref().map_or_else(Verdict::as_str, |_| "refreshed");
         telemetry::metrics::refresh(provider.slug.as_str(), outcome);
-        let (landing, works_again) = match result {
+        let (landing, accepted) = match result {
             Ok(answer) => {
                 failpoint!("refresh.answered");
-                let landing = self.keep(flight, provider, &grant, answer, sent_at).await;
-                (landing, self.registry.accepted(provider, secret).await)
+                (self.keep(flight, provider, &grant, answer, sent_at).await, true)
             }
             Err(verdict) => {
                 // Nobody is to blame while a secret is left that was not tried.
@@ -188,19 +189,18 @@ impl Inner {
                     Verdict::Misconfigured(_) if untried => Verdict::Later { after: None },
                     verdict => verdict,
                 };
-                let works_again = match &verdict {
-                    Verdict::Misconfigured(_) => {
-                        self.registry.blame(provider, grant.id).await;
-                        false
-                    }
-                    // Of the grant (RFC 6749 section 5.2): our credentials were good enough to be told.
-                    Verdict::Refused(_) => self.registry.accepted(provider, secret).await,
-                    _ => false,
-                };
-                (self.note(provider, &grant, retried.map(|retried| retried.before), verdict).await, works_again)
+                if matches!(verdict, Verdict::Misconfigured(_)) {
+                    self.registry.blame(provider, grant.id).await;
+                }
+                // Of the grant (RFC 6749 section 5.2): our credentials were good enough to be told.
+                let accepted = matches!(verdict, Verdict::Refused(_));
+                (self.note(provider, &grant, retried.map(|retried| retried.before), verdict).await, accepted)
             }
         };
-        // Not before the answer is safe: the store may be away.
+        // What is noted now may wait for its turn at the store for long; nobody who waits for the grant waits for that.
+        self.forget_unless_refreshed(&grant, &landing);
+        flight.land(landing.clone());
+        let works_again = accepted && self.registry.accepted(provider, secret).await;
         if closed_again || works_again {
             self.pull_forward(provider).await;
         }
@@ -215,8 +215,9 @@ impl Inner {
         }
     }
 
-    async fn give_back(&self, grant: &Grant) -> Landing {
-        if let Err(error) = self.store.release(grant.id, grant.fence, self.replica, self.clock.now()).await {
+    async fn give_back(&self, grant: &Grant, retried: Option<Retried<'_>>) -> Landing {
+        let before = retried.map(|retried| retried.before);
+        if let Err(error) = self.store.release(grant, before, self.replica).await {
             tracing::warn!(grant = %grant.id, %error, "could not give back a claim; its lease will run out");
         }
         Landing::Elsewhere

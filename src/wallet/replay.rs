@@ -38,7 +38,7 @@ impl Wallet {
         let inner = Arc::clone(&self.0);
         match entry {
             Entry::Refresh(answer) => {
-                // Without a flight of its own it is another answer's of this grant.
+                // Without a flight of its own it leaves the grant's to another answer, or to a refresh under way.
                 let (_, flight) = inner.flights.board(answer.grant);
                 self.0.tasks.spawn(async move {
                     // Announced, if perhaps in vain: its provider is not known here.

@@ -16,14 +16,19 @@ use crate::store::{Beat, StoreError};
 /// A replica that was not heard of for this long does not count.
 const LIVE: Duration = Duration::from_secs(30);
 
+/// Whoever has not given a sign of life for this long, three beats, may have slept, and others with it.
+const MISSED: Duration = Duration::from_secs(15);
+
 /// Forgotten after this, when nothing of it can be in doubt any more.
 const FORGOTTEN: Duration = Duration::from_hours(24 * 30);
 
 /// What the latest sign of life taught.
 #[derive(Default)]
 pub(super) struct Pulse {
-    /// Since when the store answers without a fault in between.
-    pub(super) reachable_since: Option<Timestamp>,
+    /// Since when each beat was stored in time.
+    beating_since: Option<Timestamp>,
+    /// When this replica last gave a sign of life.
+    beat_at: Option<Timestamp>,
     /// Refreshes that the other replicas attempted in the last minute.
     elsewhere: BTreeMap<ProviderId, u32>,
     /// How crowded each provider's next hour is, 0 to 1.
@@ -50,13 +55,13 @@ impl Wallet {
                 );
             }
         }
-        self.0.pulse().reachable_since = Some(now);
         self.beat().await
     }
 
-    /// Since when the store answers without a fault in between; `None` if it does not.
+    /// Since when the store answers without a fault in between; `None` if it does not, or if this replica was not awake
+    /// to ask: others that slept with it may not have given their signs of life yet.
     pub fn reachable_since(&self) -> Option<Timestamp> {
-        self.0.pulse().reachable_since
+        self.0.pulse().reachable_since(self.0.clock.now())
     }
 
     /// A replica that was not heard of after this will not come back with an answer. `None` while the store has not been
@@ -77,7 +82,7 @@ impl Wallet {
             inner.store.forget_replicas(now.minus(FORGOTTEN)).await?;
             inner.store.replicas(now.minus(LIVE)).await
         };
-        let others = others.await.inspect_err(|_| inner.pulse().reachable_since = None)?;
+        let others = others.await.inspect_err(|_| inner.pulse().beating_since = None)?;
         let mut elsewhere = BTreeMap::new();
         for beat in others.iter().filter(|beat| beat.replica != inner.replica) {
             for (provider, count) in &beat.attempts {
@@ -86,9 +91,21 @@ impl Wallet {
         }
         inner.registry.gate().set_replicas(u32::try_from(others.len()).unwrap_or(u32::MAX));
         let mut pulse = inner.pulse();
-        pulse.reachable_since.get_or_insert(now);
+        pulse.beaten(now);
         pulse.elsewhere = elsewhere;
         Ok(())
+    }
+}
+
+impl Pulse {
+    /// See [`Wallet::reachable_since`].
+    pub(super) fn reachable_since(&self, now: Timestamp) -> Option<Timestamp> {
+        self.beating_since.filter(|_| self.beat_at.is_some_and(|at| now.since(at) < MISSED))
+    }
+
+    fn beaten(&mut self, now: Timestamp) {
+        self.beating_since = self.reachable_since(now).or(Some(now));
+        self.beat_at = Some(now);
     }
 }
 
@@ -107,5 +124,32 @@ impl Inner {
     /// How crowded the provider's next hour is, 0 to 1.
     pub(super) fn load(&self, provider: ProviderId) -> f64 {
         self.pulse().loads.get(&provider).copied().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_millis(seconds * 1_000)
+    }
+
+    #[test]
+    fn s9_who_has_slept_knows_nothing_of_others_before_it_has_beaten_again() {
+        let mut pulse = Pulse::default();
+        assert_eq!(pulse.reachable_since(at(0)), None);
+        for beat in [0, 5, 10, 24] {
+            pulse.beaten(at(beat));
+            assert_eq!(pulse.reachable_since(at(beat + 14)), Some(at(0)), "{beat}");
+        }
+        assert_eq!(pulse.reachable_since(at(39)), None);
+        pulse.beaten(at(100));
+        assert_eq!(pulse.reachable_since(at(100)), Some(at(100)), "the time begins anew");
+        // The store failed.
+        pulse.beating_since = None;
+        assert_eq!(pulse.reachable_since(at(101)), None);
+        pulse.beaten(at(105));
+        assert_eq!(pulse.reachable_since(at(110)), Some(at(105)));
     }
 }

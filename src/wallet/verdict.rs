@@ -57,9 +57,9 @@ impl Inner {
                     _ => None,
                 };
                 self.after(provider, grant, state, reason).await;
-                let ended = failure == Failure::ReauthorizationRequired && state != GrantState::Dead;
                 // The provider's verdicts are frozen.
-                Landing::Failed(if ended { Failure::ProviderUnavailable { retry_after: WAVE } } else { failure })
+                let reprieved = failure == Failure::ReauthorizationRequired && state != GrantState::Dead;
+                Landing::Failed(if reprieved { Failure::ProviderUnavailable { retry_after: WAVE } } else { failure })
             }
             Ok(Recorded::Superseded) => Landing::Elsewhere,
             Err(error) => {

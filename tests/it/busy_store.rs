@@ -136,6 +136,42 @@ on_both_engines! {
 }
 
 #[tokio::test]
+async fn n7_who_waits_for_a_token_does_not_wait_until_it_is_noted_that_the_provider_works() {
+    let harness = Harness::with_users(Engine::Postgres, 1, Options::default()).await;
+    // It is long ago that a client secret was noted to work.
+    harness.pass(Duration::from_hours(24 * 8));
+    let mut holding = sqlx::PgConnection::connect(harness.config.store.url.expose()).await.unwrap();
+    sqlx::raw_sql("BEGIN; SELECT id FROM provider_secrets FOR UPDATE").execute(&mut holding).await.unwrap();
+    // Who would change that row gives up after 5 s.
+    let took = timed(&harness, 0).await;
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert_eq!(harness.refreshes().len(), 1);
+    holding.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn s2_who_comes_when_the_spooled_token_is_dead_is_told_that_the_store_is_away() {
+    let harness = Harness::with_users(Engine::Sqlite, 1, Options::default()).await;
+    harness.sandbox.set_faults([Rule::refresh(Effect::Hold).after()]);
+    harness.pass(DEAD);
+    let cutting = async {
+        harness.sandbox.wait_held(1).await;
+        let outage = Outage::begin(&harness.config.store.url).await;
+        harness.sandbox.clear_faults();
+        outage
+    };
+    let (waited, outage) = tokio::join!(harness.get("u0"), cutting);
+    assert!(harness.is_accepted(&waited.unwrap().access_token).await);
+    harness.pass(DEAD);
+    let refused = harness.get("u0").await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "STORE_UNAVAILABLE"));
+    outage.end().await;
+    until("it is served", async || harness.get("u0").await.is_ok()).await;
+    assert_eq!((harness.told("u0").await.as_str(), harness.refreshes().len()), ("OK", 2));
+    harness.assert_each_redeemed_once();
+}
+
+#[tokio::test]
 async fn s1_a_full_store_spends_no_refresh_token_and_serves_what_lives() {
     // What SQLite says of a full disk, nobody but a disk can make it say.
     let harness = Harness::with_users(Engine::Postgres, 2, Options::default()).await;

@@ -294,14 +294,36 @@ on_both_engines! {
             let database = harness.database().await;
             database.execute(&claimed).await;
             database.execute(&alive).await;
-            if engine == Engine::Postgres {
-                // What it remembers of the grant is from before.
-                harness.pass(secs(2));
-            }
+            // Not before it has had time to learn of others.
+            harness.live(secs(16), secs(2)).await;
             assert_eq!(harness.told("u").await, "OK", "{manners:?}");
             assert_eq!(harness.refreshes().len(), 1, "{manners:?}");
             lives_on(&harness, manners).await;
         }
+    }
+
+    async fn s9_who_slept_takes_nobody_for_silent_who_slept_too(engine) {
+        let harness = Manners::Plain.linked(engine).await;
+        harness.pass(DEAD);
+        let now = harness.clock.now();
+        let (other, sent_at) = (ReplicaId::new(now), now.millis());
+        let database = harness.database().await;
+        let claimed = format!("UPDATE grants SET fence = 1, lease_owner = '{other}', lease_until = {}, attempted_at = {sent_at}", sent_at + 20_000);
+        database.execute(&claimed).await;
+        database.execute(&format!("INSERT INTO replicas (id, started_at, beat_at, attempts) VALUES ('{other}', {sent_at}, {sent_at}, '{{}}')")).await;
+        // The machine sleeps, with both of them, and the other one has the answer.
+        harness.pass(mins(5));
+        assert_eq!(harness.told("u").await, "PROVIDER_UNAVAILABLE");
+        for _ in 0..6 {
+            let beat = format!("UPDATE replicas SET beat_at = {} WHERE id = '{other}'", harness.clock.now().millis());
+            database.execute(&beat).await;
+            harness.live(secs(5), secs(5)).await;
+            assert_eq!(harness.told("u").await, "PROVIDER_UNAVAILABLE");
+        }
+        assert_eq!(harness.refreshes().len(), 0, "the other one is there");
+        harness.live(secs(65), secs(5)).await;
+        assert_eq!((harness.told("u").await.as_str(), harness.refreshes().len()), ("OK", 1), "it is there no more");
+        lives_on(&harness, Manners::Plain).await;
     }
 
     async fn p15_the_newest_refresh_token_is_kept_however_the_provider_rotates(engine) {

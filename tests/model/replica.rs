@@ -158,7 +158,7 @@ impl World {
             committed: self.row.committed,
             token: self.row.token,
             confirms: before.state == GrantState::Suspect,
-            before: before.lease.filter(|_| recovers && engine.bounds.errors > 0).map(|lease| Doubt {
+            before: before.lease.filter(|_| recovers).map(|lease| Doubt {
                 fence: before.fence,
                 lease,
                 doubted: before.doubted,

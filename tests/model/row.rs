@@ -2,8 +2,8 @@
 
 use crate::rules::{Engine, Guard, Rotation};
 use crate::world::{
-    Access, Answer, Broken, Ended, Fence, Flight, Glitch, GrantState, Kind, Lease, Loss, Replica, Reply, Row, Span,
-    Token, World,
+    Access, Answer, Broken, Doubt, Ended, Fence, Flight, Glitch, GrantState, Kind, Lease, Loss, Replica, Reply, Row,
+    Span, Token, World,
 };
 
 impl Row {
@@ -73,12 +73,17 @@ impl Row {
         }
         match claim.before.filter(|before| before.fence > self.committed && !harmless) {
             Some(before) if engine.has(Guard::LaterKeepsDoubt) => {
-                let span = if in_time { before.lease.span } else { Span::BeyondGrace };
-                self.lease = Some(Lease { span, ..before.lease });
-                self.doubted = before.doubted;
+                self.doubt_again(before, in_time);
             }
             _ => self.lease = None,
         }
+    }
+
+    /// Makes the row what it was before a recovery's claim.
+    fn doubt_again(&mut self, before: Doubt, in_time: bool) {
+        let span = if in_time { before.lease.span } else { Span::BeyondGrace };
+        self.lease = Some(Lease { span, ..before.lease });
+        self.doubted = before.doubted;
     }
 
     /// Gives an unsent claim back.
@@ -86,11 +91,10 @@ impl Row {
         if self.fence != claim.fence && engine.has(Guard::ReleaseFence) {
             return;
         }
-        match &mut self.lease {
-            Some(lease) if claim.kind == Kind::Recover && engine.has(Guard::ReleaseKeepsDoubt) => {
-                lease.span = Span::BeyondGrace;
-            }
-            lease => *lease = None,
+        match claim.before.filter(|before| before.fence > self.committed) {
+            // It was given back because time had passed.
+            Some(before) if engine.has(Guard::ReleaseKeepsDoubt) => self.doubt_again(before, false),
+            _ => self.lease = None,
         }
     }
 }

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use token_wallet::clock::Timestamp;
 use token_wallet::domain::doubt::Recovery;
 use token_wallet::domain::event::EventKind;
 use token_wallet::domain::grant::{Grant, GrantState, Lease};
 use token_wallet::domain::ids::{GrantId, ReplicaId};
 use token_wallet::store::{Beat, Claim, GrantChange, Outcome, Recorded};
 
+use super::records::refreshed;
 use super::{Fixture, NOW, at, event, new_grant, on_both_engines, sealed, user};
 
 on_both_engines! {
@@ -17,7 +19,9 @@ on_both_engines! {
     who_judged_before_another_attempt_must_judge_again
     a_claim_that_stands_is_renewed_by_its_owner_alone
     a_released_claim_can_be_taken_at_once_under_a_new_fence
-    a_released_claim_leaves_an_older_doubt
+    a_retry_given_back_leaves_the_doubt_as_it_was
+    a_retry_given_back_leaves_no_doubt_that_was_settled_since
+    a_claim_given_back_that_is_to_confirm_a_retrys_refusal_leaves_no_doubt
     a_grant_in_doubt_is_not_claimed_if_its_sender_was_heard_of
     what_is_in_doubt_is_not_swept_but_looked_at
     s9_a_lease_that_no_right_clock_has_set_is_over
@@ -106,63 +110,94 @@ async fn who_judged_before_another_attempt_must_judge_again(store: &Fixture) {
     let grant = ann(store).await;
     let judged = store.judged(grant).await;
     let claim = store.claim(&judged, None, false, me(), NOW, at(20)).await.unwrap().unwrap();
-    let outcome = Outcome::Verdict {
-        state: GrantState::Suspect,
-        due_at: Some(at(60)),
-        retry_not_before: None,
-        reason: None,
-        committed_fence: 0,
-    };
-    let change = GrantChange {
-        grant,
-        account: claim.grant.account,
-        fence: claim.grant.fence,
-        outcome,
-        event: None,
-        announce: None,
-        at: NOW,
-    };
-    assert_eq!(store.record(&change).await.unwrap(), Recorded::Stored(GrantState::Suspect));
+    assert_eq!(
+        store.record(&change(&claim.grant, suspect(), NOW)).await.unwrap(),
+        Recorded::Stored(GrantState::Suspect)
+    );
     assert_eq!(store.claim(&judged, None, false, me(), NOW, at(20)).await.unwrap(), None);
     assert!(store.claim_now(grant, at(60)).await.is_some());
 }
 
 async fn a_released_claim_can_be_taken_at_once_under_a_new_fence(store: &Fixture) {
     let grant = ann(store).await;
-    let me = store.claim_now(grant, NOW).await.unwrap().grant.lease.unwrap().owner;
-    assert!(!store.release(grant, 1, ReplicaId::new(NOW), at(1)).await.unwrap());
-    assert!(!store.release(grant, 2, me, at(1)).await.unwrap());
-    assert!(!store.release(grant, 0, me, at(1)).await.unwrap());
-    assert!(store.release(grant, 1, me, at(1)).await.unwrap());
-    assert!(!store.release(grant, 1, me, at(1)).await.unwrap());
+    let claimed = store.claim_now(grant, NOW).await.unwrap().grant;
+    let me = claimed.lease.unwrap().owner;
+    let release = async |fence, by| store.release(&Grant { fence, ..claimed.clone() }, None, by).await.unwrap();
+    assert!(!release(1, ReplicaId::new(NOW)).await);
+    assert!(!release(2, me).await);
+    assert!(!release(0, me).await);
+    assert!(release(1, me).await);
+    assert!(!release(1, me).await);
     let released = store.judged(grant).await;
     assert_eq!((released.attempted_at, released.lease), (None, None));
     let again = store.claim_now(grant, at(1)).await.unwrap().grant;
     assert_eq!(again.fence, 2);
-    assert!(!store.release(grant, 1, me, at(1)).await.unwrap());
+    assert!(!release(1, me).await);
     // Its lease is over, and nobody has claimed it since: what was not sent leaves no doubt.
-    assert!(store.release(grant, 2, again.lease.unwrap().owner, at(99)).await.unwrap());
+    assert!(release(2, again.lease.unwrap().owner).await);
     let released = store.judged(grant).await;
     assert_eq!((released.attempted_at, released.lease, released.doubted_fence), (None, None, None));
 }
 
 /// The first claim's request may have been heard: giving the second claim back does not make that untrue.
-async fn a_released_claim_leaves_an_older_doubt(store: &Fixture) {
+async fn a_retry_given_back_leaves_the_doubt_as_it_was(store: &Fixture) {
     let grant = ann(store).await;
-    store.claim_now(grant, NOW).await.unwrap();
-    let second = store.claim_now(grant, at(20)).await.unwrap().grant;
-    assert!(store.release(grant, 2, second.lease.unwrap().owner, at(21)).await.unwrap());
-    let released = store.judged(grant).await;
-    assert_eq!((released.doubted_fence, released.lease.map(|lease| lease.until)), (Some(1), Some(at(21))));
+    let mut before = store.claim_now(grant, NOW).await.unwrap().grant;
+    // Also of a retry that was sent and not answered.
+    for (fence, doubted) in [(2, 1), (4, 2)] {
+        let retry = store.claim_now(grant, at(20 * fence)).await.unwrap().grant;
+        assert_eq!((retry.fence, retry.doubted_fence), (fence, Some(doubted)));
+        assert!(store.release(&retry, Some(&before), retry.lease.unwrap().owner).await.unwrap());
+        assert_eq!(store.judged(grant).await, Grant { fence, ..before });
+        before = store.claim_now(grant, at(20 * fence)).await.unwrap().grant;
+    }
 
     // Where a refresh token may be sent again there is none.
-    let again = store.claim(&released, None, true, me(), at(21), at(41)).await.unwrap().unwrap().grant;
-    assert_eq!(again.doubted_fence, Some(1));
-    let other = store.linked(&user("bob"), released.provider, "bob").await.1;
+    let other = store.linked(&user("bob"), before.provider, "bob").await.1;
     store.claim_now(other, NOW).await.unwrap();
     let harmless =
         store.claim(&store.judged(other).await, None, true, me(), at(20), at(40)).await.unwrap().unwrap().grant;
     assert_eq!(harmless.doubted_fence, None);
+}
+
+async fn a_retry_given_back_leaves_no_doubt_that_was_settled_since(store: &Fixture) {
+    let grant = ann(store).await;
+    let before = store.claim_now(grant, NOW).await.unwrap().grant;
+    let retry = store.claim_now(grant, at(20)).await.unwrap().grant;
+    let answered = change(&before, refreshed(1), at(21));
+    assert_eq!(store.record(&answered).await.unwrap(), Recorded::Stored(GrantState::Active));
+    assert!(store.release(&retry, Some(&before), retry.lease.unwrap().owner).await.unwrap());
+    let released = store.judged(grant).await;
+    assert_eq!((released.attempted_at, released.lease, released.doubted_fence), (None, None, None));
+}
+
+/// Nothing is in doubt: the retry was refused. What was doubted is remembered, for the reason that an end would have.
+async fn a_claim_given_back_that_is_to_confirm_a_retrys_refusal_leaves_no_doubt(store: &Fixture) {
+    let grant = ann(store).await;
+    store.claim_now(grant, NOW).await.unwrap();
+    let retry = store.claim_now(grant, at(20)).await.unwrap().grant;
+    let refused = change(&retry, suspect(), at(21));
+    assert_eq!(store.record(&refused).await.unwrap(), Recorded::Stored(GrantState::Suspect));
+    let confirming = store.claim_due(retry.provider, me(), 9, at(81), at(101)).await.unwrap().remove(0).grant;
+    assert!(store.release(&confirming, None, confirming.lease.unwrap().owner).await.unwrap());
+    let released = store.judged(grant).await;
+    assert_eq!((released.attempted_at, released.lease, released.doubted_fence), (None, None, Some(1)));
+    assert_eq!(store.count_in_doubt(at(200)).await.unwrap(), 0);
+}
+
+fn suspect() -> Outcome {
+    Outcome::Verdict {
+        state: GrantState::Suspect,
+        due_at: Some(at(60)),
+        retry_not_before: None,
+        reason: None,
+        committed_fence: 0,
+    }
+}
+
+fn change(claimed: &Grant, outcome: Outcome, at: Timestamp) -> GrantChange {
+    let Grant { id, account, fence, .. } = *claimed;
+    GrantChange { grant: id, account, fence, outcome, event: None, announce: None, at }
 }
 
 /// The sender may have come back between the judgement and the claim, with the answer in its spool.
@@ -194,11 +229,21 @@ async fn what_is_in_doubt_is_not_swept_but_looked_at(store: &Fixture) {
     let doubtful = store.grants_in_doubt(provider, at(30), 9).await.unwrap();
     assert_eq!(doubtful, [store.judged(grant).await]);
     assert_eq!(store.providers_in_doubt(at(30)).await.unwrap(), [provider]);
+    assert_eq!((store.count_in_doubt(at(29)).await.unwrap(), store.count_in_doubt(at(30)).await.unwrap()), (0, 1));
     assert_eq!(store.grants_in_doubt(store.configured("zeta").await, at(30), 9).await.unwrap(), []);
     assert!(store.postpone_doubt(&doubtful[0], at(70), at(30)).await.unwrap());
     assert!(!store.postpone_doubt(&doubtful[0], at(90), at(31)).await.unwrap());
     assert_eq!(store.grants_in_doubt(provider, at(69), 9).await.unwrap(), []);
     assert_eq!(store.grants_in_doubt(provider, at(70), 9).await.unwrap().len(), 1);
+    assert_eq!(store.count_in_doubt(at(40)).await.unwrap(), 1, "put off it is in doubt all the same");
+
+    // What nobody can refresh is not in doubt, though its lease is over.
+    store.tamper(format!("UPDATE grants SET state = 'quarantined' WHERE id = '{grant}'")).await;
+    let probed = link_due(store, provider, "b", 10).await;
+    let probe = "UPDATE grants SET refresh_token = NULL, refresh_generation = NULL";
+    store.tamper(format!("{probe} WHERE id = '{probed}'")).await;
+    store.claim_for_probe(&store.judged(probed).await, me(), at(90), at(110)).await.unwrap().unwrap();
+    assert_eq!(store.count_in_doubt(at(200)).await.unwrap(), 0);
 }
 
 async fn s9_a_lease_that_no_right_clock_has_set_is_over(store: &Fixture) {
@@ -210,6 +255,7 @@ async fn s9_a_lease_that_no_right_clock_has_set_is_over(store: &Fixture) {
     store.beat(&beat).await.unwrap();
     let doubtful = store.grants_in_doubt(provider, at(10), 9).await.unwrap();
     assert_eq!(doubtful, [store.judged(grant).await]);
+    assert_eq!(store.count_in_doubt(at(10)).await.unwrap(), 1);
     assert!(store.postpone_doubt(&doubtful[0], at(70), at(10)).await.unwrap());
     assert_eq!(store.grants_in_doubt(provider, at(69), 9).await.unwrap(), []);
     // As far ahead as clocks that are right may differ it is believed.
@@ -297,8 +343,9 @@ async fn grants_that_nobody_asks_for_are_left_alone(store: &Fixture) {
     let grant = deposit.grant.id;
     assert!(store.extend_ahead(grant, at(200)).await.unwrap());
     let sweeper = me();
-    assert_eq!(store.claim_due(provider, sweeper, 9, at(100), at(120)).await.unwrap().len(), 1);
-    assert!(store.release(grant, 1, sweeper, at(101)).await.unwrap());
+    let claimed = store.claim_due(provider, sweeper, 9, at(100), at(120)).await.unwrap();
+    assert_eq!(claimed.len(), 1);
+    assert!(store.release(&claimed[0].grant, None, sweeper).await.unwrap());
     // Planned while it was asked for, found when nobody asks any more.
     assert_eq!(store.claim_due(provider, me(), 9, at(200), at(220)).await.unwrap(), []);
     assert_eq!(store.retire_unwanted(provider, at(200), 9).await.unwrap(), 1);
