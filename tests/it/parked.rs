@@ -36,12 +36,11 @@ on_both_engines! {
         let ticket = harness.ticket("u", "demo").await;
         harness.sandbox.set_faults([Rule::userinfo(Effect::error(503, "temporarily_unavailable"))]);
         assert_eq!(reason(&harness.complete("u", &ticket).await.unwrap_err()), "PROVIDER_UNAVAILABLE");
-        harness.pass(Duration::from_mins(59));
-        harness.turn().await.unwrap();
+        // With a sign of life every few seconds: while the wallet sleeps nothing is tried.
+        harness.live(Duration::from_mins(59), Duration::from_secs(14)).await;
         let open = "SELECT COUNT(*) FROM flows WHERE answer IS NOT NULL";
         assert_eq!(harness.database().await.number(open).await, 1);
-        harness.pass(Duration::from_mins(2));
-        harness.turn().await.unwrap();
+        harness.live(Duration::from_mins(2), Duration::from_secs(14)).await;
         assert_eq!(harness.database().await.number(open).await, 0);
     }
 
