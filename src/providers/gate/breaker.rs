@@ -23,7 +23,7 @@ const PROBING: Duration = Duration::from_secs(5);
 
 /// What a request says of its provider's health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signal {
+pub(in crate::providers) enum Signal {
     /// It gave an answer that can be read, whatever that says.
     Well,
     /// It could not be reached, gave no answer, one that is none, or said that it is out of order.
@@ -35,7 +35,7 @@ pub enum Signal {
 impl Signal {
     /// What an outcome says. A refusal, a limit, a misconfiguration and any other error code are answers too: ten grants
     /// with a scope that the provider does not know say nothing of its health.
-    pub const fn of<T>(outcome: &Result<T, Verdict>) -> Self {
+    pub(in crate::providers) const fn of<T>(outcome: &Result<T, Verdict>) -> Self {
         match outcome {
             Ok(_)
             | Err(
