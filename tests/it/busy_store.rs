@@ -1,4 +1,4 @@
-//! Refreshes while the store is busy, full, or refuses one of them, and after the spool was damaged (faults.md N7, S1,
+//! Refreshes while the store is busy, full, or refuses one of them, and after the spool was damaged (faults N7, S1,
 //! S4, S6): what callers are told, and what was sent.
 
 use std::collections::BTreeMap;

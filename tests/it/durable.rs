@@ -1,4 +1,4 @@
-//! Answers are kept, whatever the store does (faults.md S1, S2, S3, S6).
+//! Answers are kept, whatever the store does (faults S1, S2, S3, S6).
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The engine over long and over odd times, and with many grants at once (faults.md S9, N2, N4, N5, N6).
+//! The engine over long and over odd times, and with many grants at once (faults S9, N2, N4, N5, N6).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

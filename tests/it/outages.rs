@@ -1,4 +1,4 @@
-//! The store goes away right after a provider's answer and stays away for a minute (faults.md S2, S4): the new refresh
+//! The store goes away right after a provider's answer and stays away for a minute (faults S2, S4): the new refresh
 //! token is in the spool within 200 ms, and in the store within a second of its return, also if the process was killed
 //! in between.
 

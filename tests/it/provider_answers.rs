@@ -1,4 +1,4 @@
-//! Providers whose answers are none, or odd, or that cannot be reached (faults.md P4, P10, P12, P13, P19): what callers
+//! Providers whose answers are none, or odd, or that cannot be reached (faults P4, P10, P12, P13, P19): what callers
 //! are told, and what was sent.
 
 use std::collections::BTreeMap;

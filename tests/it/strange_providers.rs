@@ -1,4 +1,4 @@
-//! Providers that never stop, cannot be reached, are somebody else, or sit where nobody may be called (faults.md P10,
+//! Providers that never stop, cannot be reached, are somebody else, or sit where nobody may be called (faults P10,
 //! P12, P13, P19): what callers are told meanwhile, and what was sent.
 
 use std::time::Duration;
