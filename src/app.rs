@@ -90,7 +90,7 @@ impl StartError {
     pub fn exit_code(&self) -> u8 {
         let configuration = match self {
             Self::Keys(error) => error.is_configuration(),
-            Self::Store(error) => !error.is_transient(),
+            Self::Store(error) => error.is_configuration(),
             Self::Spool(error) => error.is_configuration(),
             Self::Outbound(_) | Self::PublicUrl | Self::KeyFile { .. } => true,
             Self::Listen { .. } | Self::Jobs(_) | Self::Failed(_) => false,
@@ -101,7 +101,9 @@ impl StartError {
     /// Whether it is only that the store is away for now.
     fn is_away(&self) -> bool {
         match self {
-            Self::Store(error) | Self::Keys(KeysError::Store(error)) => error.is_transient(),
+            Self::Store(error) | Self::Keys(KeysError::Store(error)) => {
+                error.is_transient() && !error.is_configuration()
+            }
             Self::Failed(failure) => *failure == Failure::StoreUnavailable,
             _ => false,
         }
@@ -140,8 +142,8 @@ impl App {
     pub async fn start(config: Config, clock: Clock) -> Result<Self, StartError> {
         telemetry::metrics::install();
         let store = open(&config).await?;
-        let opened = patiently(async || keys::open(&store, &config).await).await?;
-        patiently(async || store.migrate().await).await?;
+        let opened = patiently(&config, async || keys::open(&store, &config).await).await?;
+        patiently(&config, async || store.migrate().await).await?;
         let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
         let cache = Cache::new(store.clone(), clock.clone(), config.cache_max_bytes, tasks.clone());
         let access = Access::new(store.clone(), cache.clone(), clock.clone(), opened.instance.id);
@@ -150,10 +152,10 @@ impl App {
         }
         let listeners = Bound::bind(&config).await?;
         let rooms = rooms(&config, clock, &store, &cache, &opened, listeners.addresses.web, &tasks)?;
-        patiently(async || rooms.wallet.adopt().await).await?;
+        patiently(&config, async || rooms.wallet.adopt().await).await?;
         // The lock of the file, or of the spool's folder, proves that this replica's last process is dead.
-        patiently(async || rooms.linking.recover().await).await?;
-        patiently(async || rooms.wallet.arrive().await).await?;
+        patiently(&config, async || rooms.linking.recover().await).await?;
+        patiently(&config, async || rooms.wallet.arrive().await).await?;
         let timetable = Timetable::start(&rooms.wallet, &rooms.linking, &tasks, &closing).await?;
         let servers = TaskTracker::new();
         if store.engine() == Engine::Postgres {
@@ -224,13 +226,12 @@ impl App {
 /// Opens the store. On PostgreSQL a try to connect may hang for seconds beside a server that is back: the next one does
 /// not wait for it. A file that cannot be opened is no store that is away.
 async fn open(config: &Config) -> Result<Store, StartError> {
-    let open = || Store::open(config.store.url.expose(), config.store.max_connections);
     if config.store.url.sqlite_path().is_some() {
-        return Ok(open().await?);
+        return Ok(keys::store(config).await?);
     }
     let mut tries = FuturesUnordered::new();
-    patiently(async || {
-        tries.push(open());
+    patiently(config, async || {
+        tries.push(Store::open(config.store.url.expose(), config.store.max_connections));
         let opened = tokio::time::timeout(ASK, tries.select_next_some()).await;
         opened.unwrap_or_else(|_| Err(StoreError::Unavailable("no connection yet".to_owned())))
     })
@@ -238,14 +239,18 @@ async fn open(config: &Config) -> Result<Store, StartError> {
 }
 
 /// Takes a step of the start again and again while the store is away.
-async fn patiently<T, E: Into<StartError>>(mut step: impl AsyncFnMut() -> Result<T, E>) -> Result<T, StartError> {
+async fn patiently<T, E: Into<StartError>>(
+    config: &Config,
+    mut step: impl AsyncFnMut() -> Result<T, E>,
+) -> Result<T, StartError> {
     let mut told = None;
+    let file = config.store.url.sqlite_path().map(|path| tracing::field::display(path.display()));
     loop {
         match step().await.map_err(Into::into) {
             Err(error) if error.is_away() => {
                 let reason = error.to_string();
                 if told.as_ref() != Some(&reason) {
-                    tracing::warn!(reason, "waiting for the store");
+                    tracing::warn!(reason, file, "waiting for the store");
                     told = Some(reason);
                 }
                 tokio::time::sleep(ASK).await;
@@ -261,7 +266,7 @@ pub async fn bootstrap_client(
     display_name: &str,
     clock: &Clock,
 ) -> Result<(ApiClientId, ApiKey), StartError> {
-    let store = Store::open(config.store.url.expose(), config.store.max_connections).await?;
+    let store = keys::store(config).await?;
     let made = async {
         let opened = keys::open(&store, config).await?;
         store.migrate().await?;

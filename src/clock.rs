@@ -17,6 +17,14 @@ const POLL: Duration = Duration::from_millis(3);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
+/// RFC 3339, to the second.
+impl std::fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let since = Duration::from_millis(u64::try_from(self.millis()).unwrap_or(0));
+        humantime::format_rfc3339_seconds(std::time::SystemTime::UNIX_EPOCH + since).fmt(f)
+    }
+}
+
 impl Timestamp {
     /// Later than any other.
     pub const END: Self = Self(i64::MAX);

@@ -1,5 +1,6 @@
 //! The life of the keyring: made once, opened at start, checked before anything else.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::clock::{Clock, Timestamp};
@@ -22,9 +23,12 @@ pub enum KeysError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The store is new.
-    #[error("the store has no keyring yet; make one with `token-wallet keys init`")]
-    NoKeyring,
+    /// There is no such `SQLite` file.
+    #[error("there is no store {}; `token-wallet keys init` makes one", .0.display())]
+    NoStore(PathBuf),
+    /// The store is new. Which, if it is a file.
+    #[error("the store{} has no keyring yet; make one with `token-wallet keys init`", named(.0.as_deref()))]
+    NoKeyring(Option<PathBuf>),
     /// Sealed rows without the keyring that could open them.
     #[error("the store holds sealed rows but no keyring; restore the keyring from a backup")]
     KeyringMissing,
@@ -72,7 +76,7 @@ impl KeysError {
     /// Whether an operator must mend the configuration or the store (exit code 78), as against a store that is away.
     pub const fn is_configuration(&self) -> bool {
         match self {
-            Self::Store(error) => !error.is_transient(),
+            Self::Store(error) => error.is_configuration(),
             _ => true,
         }
     }
@@ -89,11 +93,19 @@ pub async fn init(config: &Config, clock: &Clock) -> Result<KeyStatus, KeysError
 
 /// Opens a store's keyring with the configured root key and tells about it.
 pub async fn status(config: &Config) -> Result<KeyStatus, KeysError> {
-    let store = Store::open(config.store.url.expose(), config.store.max_connections).await?;
+    let store = store(config).await?;
     let opened = open(&store, config).await;
     store.close().await;
     let Opened { instance, record, .. } = opened?;
     Ok(tell(&instance, &record))
+}
+
+/// Opens the configured store. A `SQLite` file that is not there is not made: its path may be mistyped.
+pub(crate) async fn store(config: &Config) -> Result<Store, KeysError> {
+    if let Some(path) = config.store.url.sqlite_path().filter(|path| !path.exists()) {
+        return Err(KeysError::NoStore(path.to_owned()));
+    }
+    Ok(Store::open(config.store.url.expose(), config.store.max_connections).await?)
 }
 
 /// An opened keyring.
@@ -106,15 +118,16 @@ pub(crate) struct Opened {
 /// Opens the store's keyring, before any migration: whatever is wrong leaves the store as it is.
 pub(crate) async fn open(store: &Store, config: &Config) -> Result<Opened, KeysError> {
     let root = root_key(config)?;
+    let no_keyring = || KeysError::NoKeyring(config.store.url.sqlite_path().map(Path::to_owned));
     match store.schema().await? {
-        Schema::Empty => return Err(KeysError::NoKeyring),
+        Schema::Empty => return Err(no_keyring()),
         Schema::Newer => return Err(KeysError::Newer),
         Schema::Current | Schema::Older => {}
     }
     let (instance, record) = match (store.instance().await?, store.keyring().await?) {
         (Some(instance), Some(record)) => (instance, record),
         _ if store.has_rows().await? => return Err(KeysError::KeyringMissing),
-        _ => return Err(KeysError::NoKeyring),
+        _ => return Err(no_keyring()),
     };
     let vault = Vault::open(&root, instance.id, &record)?;
     if instance.kind != config.kind {
@@ -149,6 +162,11 @@ fn root_key(config: &Config) -> Result<RootKey, RootKeyError> {
         RootKeyPlace::File(path) => RootKeySource::File(path.clone()),
     };
     RootKey::load(&source, config::variable)
+}
+
+/// A store in the middle of a sentence.
+fn named(path: Option<&Path>) -> String {
+    path.map(|path| format!(" {}", path.display())).unwrap_or_default()
 }
 
 fn tell(instance: &Instance, record: &KeyringRecord) -> KeyStatus {

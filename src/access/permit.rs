@@ -99,6 +99,11 @@ impl Caller {
         Self { client }
     }
 
+    /// Which client it is.
+    pub const fn client(self) -> ApiClientId {
+        self.client
+    }
+
     /// Asks whether this caller may do `action`. There is one role for now, an administrator's, so whoever holds a
     /// valid key may; the question is asked all the same, in the one place where roles will answer it.
     pub fn may<A: Action>(&self, action: A) -> Result<Permit<A>, Failure> {

@@ -11,6 +11,7 @@ use futures_util::FutureExt as _;
 use http::{Request, Response};
 use tonic::body::Body;
 use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
@@ -49,9 +50,10 @@ impl Door {
         path.starts_with("/grpc.health.v1.Health/") || (self.open_reflection && path.starts_with("/grpc.reflection."))
     }
 
-    async fn admit(&self, request: &mut Request<Body>) -> Result<(), Failure> {
+    /// Who calls, where that must be known.
+    async fn admit(&self, request: &mut Request<Body>) -> Result<Option<Caller>, Failure> {
         if self.is_open(request.uri().path()) {
-            return Ok(());
+            return Ok(None);
         }
         let header = request.headers().get(http::header::AUTHORIZATION);
         let header = header.map(|value| value.to_str().unwrap_or_default());
@@ -59,7 +61,7 @@ impl Door {
         // What follows has no use for the key.
         request.headers_mut().remove(http::header::AUTHORIZATION);
         request.extensions_mut().insert(caller);
-        Ok(())
+        Ok(Some(caller))
     }
 }
 
@@ -94,8 +96,8 @@ where
         let call = async move {
             #[expect(clippy::disallowed_methods, reason = "how long a call really took")]
             let began = tokio::time::Instant::now();
-            let response = pass(door, service, request).await;
-            log(method, code_of(&response), began.elapsed());
+            let (response, caller) = pass(door, service, request).await;
+            log(method, &response, caller, began.elapsed());
             Ok(response)
         };
         Box::pin(REQUEST_ID.scope(id, call).instrument(span))
@@ -107,28 +109,33 @@ pub(super) fn caller<T>(request: &tonic::Request<T>) -> Result<Caller, Status> {
     request.extensions().get::<Caller>().copied().ok_or_else(|| status::of(Failure::CredentialsMissing))
 }
 
-async fn pass<S>(door: Door, mut service: S, mut request: Request<Body>) -> Response<Body>
+async fn pass<S>(door: Door, mut service: S, mut request: Request<Body>) -> (Response<Body>, Option<Caller>)
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
     let limit = deadline::of(request.headers());
+    let mut caller = None;
     let work = async {
         match door.admit(&mut request).await {
-            Ok(()) => match service.call(request).await {
-                Ok(response) => response,
-                Err(never) => match never {},
-            },
+            Ok(known) => {
+                caller = known;
+                match service.call(request).await {
+                    Ok(response) => response,
+                    Err(never) => match never {},
+                }
+            }
             Err(failure) => status::of(failure).into_http(),
         }
     };
-    match tokio::time::timeout(limit, AssertUnwindSafe(work).catch_unwind()).await {
+    let response = match tokio::time::timeout(limit, AssertUnwindSafe(work).catch_unwind()).await {
         Ok(Ok(response)) => response,
         Ok(Err(_panic)) => {
             tracing::error!("a call panicked");
             status::of(Failure::Internal).into_http()
         }
         Err(_elapsed) => status::of(Failure::DeadlineExceeded).into_http(),
-    }
+    };
+    (response, caller)
 }
 
 /// The code of an answer: errors carry it in the head, a good answer in the trailers that follow.
@@ -136,12 +143,23 @@ fn code_of(response: &Response<Body>) -> Code {
     response.headers().get("grpc-status").map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
 }
 
-fn log(method: &'static str, code: Code, took: Duration) {
-    telemetry::metrics::request(method, status::name(code), took);
+/// The reason of an error (`google.rpc.ErrorInfo`).
+fn reason_of(response: &Response<Body>) -> Option<String> {
+    let details = Status::from_header_map(response.headers())?.get_error_details();
+    details.error_info().map(|info| info.reason.clone())
+}
+
+fn log(method: &'static str, response: &Response<Body>, caller: Option<Caller>, took: Duration) {
+    let code = code_of(response);
+    let name = status::name(code);
+    telemetry::metrics::request(method, name, took);
+    let client = caller.map(|caller| tracing::field::display(caller.client()));
     match code {
-        Code::Internal | Code::Unknown | Code::DataLoss => tracing::error!(code = status::name(code), "a call failed"),
+        Code::Internal | Code::Unknown | Code::DataLoss => tracing::error!(code = name, client, "a call failed"),
         Code::Ok => tracing::debug!("a call was answered"),
-        _ => tracing::info!(code = status::name(code), "a call was refused"),
+        // Whoever has no key must not be able to fill the log.
+        Code::Unauthenticated => tracing::debug!(code = name, reason = reason_of(response), "a call was refused"),
+        _ => tracing::info!(code = name, reason = reason_of(response), client, "a call was refused"),
     }
 }
 
@@ -151,7 +169,6 @@ mod tests {
 
     use futures_util::future;
     use tokio_util::task::TaskTracker;
-    use tonic_types::StatusExt as _;
     use tower::{ServiceExt as _, service_fn};
 
     use super::*;

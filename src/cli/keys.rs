@@ -29,7 +29,7 @@ pub(super) struct Init {
 
 /// Open the keyring with the configured root key, and show its keys.
 #[derive(clap::Args)]
-#[command(after_help = "Exit codes: 0 it opens, 78 it does not.")]
+#[command(after_help = "Exit codes: 0 it opens, 78 it does not, 1 the store is away or another process uses it.")]
 pub(super) struct Status {
     #[command(flatten)]
     shared: Shared,
@@ -62,13 +62,13 @@ impl Shared {
         output::line(format_args!("instance              {} ({})", status.instance, status.kind.as_str()))?;
         output::line(format_args!("root key fingerprint  {}", status.fingerprint))?;
         output::line("")?;
-        let row = |key: &DataKeyStatus| [key.id.to_string(), word(key.state).to_owned(), made(key)];
+        let row = |key: &DataKeyStatus| [key.id.to_string(), word(key.state).to_owned(), key.created_at.to_string()];
         Ok(output::table(["DATA KEY", "STATE", "MADE"], &status.keys.iter().map(row).collect::<Vec<_>>())?)
     }
 }
 
 fn to_json(status: &KeyStatus) -> Value {
-    let key = |key: &DataKeyStatus| json!({ "id": key.id, "state": word(key.state), "create_time": made(key) });
+    let key = |key: &DataKeyStatus| json!({ "id": key.id, "state": word(key.state), "create_time": key.created_at.to_string() });
     json!({
         "instance": status.instance.to_string(),
         "kind": status.kind.as_str(),
@@ -83,10 +83,4 @@ const fn word(state: KeyState) -> &'static str {
         KeyState::Active => "active",
         KeyState::Retired => "retired",
     }
-}
-
-fn made(key: &DataKeyStatus) -> String {
-    let millis = u64::try_from(key.created_at.millis()).unwrap_or(0);
-    let moment = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(millis);
-    humantime::format_rfc3339_seconds(moment).to_string()
 }

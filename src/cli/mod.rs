@@ -135,7 +135,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         || error.is::<RootKeyError>()
         || matches!(error.downcast_ref(), Some(TelemetryError::Filter(_)))
         || error.downcast_ref::<KeysError>().is_some_and(KeysError::is_configuration)
-        || error.downcast_ref::<StoreError>().is_some_and(|error| !error.is_transient());
+        || error.downcast_ref::<StoreError>().is_some_and(StoreError::is_configuration);
     if configuration { config::EXIT_CODE } else { 1 }
 }
 

@@ -13,7 +13,8 @@ Examples:
   token-wallet serve --config /etc/token-wallet.toml --bootstrap-admin-key-file /run/secrets/admin.key
 
 A new store needs a keyring first: token-wallet keys init. SIGTERM and Ctrl-C end it in order, with exit code 0;
-a wrong configuration, root key or keyring ends it with 78 before anything listens.";
+a wrong configuration, root key or keyring ends it with 78 before anything listens, a SQLite file that another process
+uses with 1. A store that is away is waited for.";
 
 /// Run the wallet until it is told to stop.
 #[derive(clap::Args)]

@@ -66,11 +66,13 @@ impl Timetable {
             async move { Ok(wallet.warn_of_ends().await?) }
         })
         .await?;
-        plan.add("census", EVERY_MINUTE, move || {
+        let census = plan.runner("census", move || {
             let wallet = counting.clone();
             async move { wallet.census().await }
-        })
-        .await?;
+        });
+        // Alerts look at what it counts.
+        census();
+        plan.schedule(EVERY_MINUTE, census).await?;
         plan.add("adopt", EVERY_MINUTE, move || {
             let wallet = adopting.clone();
             async move { wallet.adopt().await }
@@ -116,9 +118,23 @@ impl Plan<'_> {
         F: Fn() -> R + Send + Sync + 'static,
         R: Future<Output = Result<(), Failure>> + Send + 'static,
     {
+        self.schedule(when, self.runner(name, job)).await
+    }
+
+    async fn schedule(&self, when: &str, run: impl Fn() + Send + Sync + 'static) -> Result<(), JobsError> {
+        self.scheduler.add(Job::new(when, move |_, _| run())?).await?;
+        Ok(())
+    }
+
+    /// What runs a job, unless it runs.
+    fn runner<F, R>(&self, name: &'static str, job: F) -> impl Fn() + Send + Sync + use<F, R>
+    where
+        F: Fn() -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
         let (tasks, closing) = (self.tasks.clone(), self.closing.clone());
         let guard = Arc::new(Guard::new(name, self.health.clone()));
-        let entry = Job::new(when, move |_, _| {
+        move || {
             // The scheduler may fire once more after its shutdown has returned.
             if closing.is_cancelled() {
                 return;
@@ -127,8 +143,6 @@ impl Plan<'_> {
                 let work = job();
                 tasks.spawn(async move { run.end(&work.await) });
             }
-        })?;
-        self.scheduler.add(entry).await?;
-        Ok(())
+        }
     }
 }

@@ -97,9 +97,14 @@ impl Registry {
     ) -> Result<Provider, Failure> {
         check_change(&change)?;
         let (store, name, now) = (self.store.clone(), slug.clone(), self.wire.clock.now());
+        let before = if change.unfreeze { self.store.provider_by_slug(slug).await? } else { None };
+        let frozen_until = before.and_then(|row| row.standing.frozen_until);
         let update = async move { store.update_provider(&name, &change, now).await };
         if !self.cache.change(Stale::Providers, update).await? {
             return Err(Failure::ProviderNotFound);
+        }
+        if frozen_until.is_some_and(|until| until > now) {
+            tracing::info!(provider = %slug, "an operator ended the freeze: refusals end grants again");
         }
         self.found(self.store.provider_by_slug(slug).await?)
     }

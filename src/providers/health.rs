@@ -44,7 +44,9 @@ impl Registry {
     pub async fn pause(&self, provider: &Provider, asked: Option<Duration>) -> Timestamp {
         let now = self.wire.clock.now();
         let until = policy::paused_until(now, asked, random::spread());
-        self.gate.pause(provider, until);
+        if self.gate.pause(provider, until) {
+            tracing::warn!(provider = %provider.slug, %until, "the provider asked for a pause: it is sent nothing");
+        }
         let id = provider.id;
         match self.note(async move |store| store.pause_provider(id, until, now).await).await {
             Ok(_) => self.gate.pause_is_noted(provider, until),

@@ -1,8 +1,11 @@
 //! The rules that stand, and the one place where a request meets them.
 
+use std::pin::pin;
+
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::answer::Answer;
 use super::rules::{Effect, Kind, Operation, Repeated, Rule, When};
@@ -67,16 +70,18 @@ impl FaultBoard {
     /// sees the answer as it will be sent.
     ///
     /// All rules that match are met, in their order, but of those that stand in place of the answer only the first.
+    /// A request whose caller is `gone` is met like any other, but is none that waits.
     pub(super) async fn around(
         &self,
         subject: &Subject,
         seed: u64,
+        gone: &CancellationToken,
         work: impl FnOnce(Option<Acts>) -> Answer,
         record: impl FnOnce(&Answer),
     ) -> Answer {
         let is_early = |rule: &Rule| rule.effect.kind() == Kind::Wait && rule.when == When::Before;
         let early = self.meet(subject, seed, is_early);
-        self.wait(&early).await;
+        self.wait(&early, gone).await;
         let mut is_replaced = false;
         let hits = self.meet(subject, seed, |rule| match rule.effect.kind() {
             Kind::Wait => rule.when == When::After,
@@ -92,7 +97,7 @@ impl FaultBoard {
         }
         answer.rules = early.iter().chain(&hits).map(|hit| hit.id).collect();
         record(&answer);
-        self.wait(&hits).await;
+        self.wait(&hits, gone).await;
         answer
     }
 
@@ -158,20 +163,28 @@ impl FaultBoard {
         met
     }
 
-    async fn wait(&self, hits: &[Hit]) {
+    async fn wait(&self, hits: &[Hit], gone: &CancellationToken) {
         for hit in hits {
             match hit.effect {
-                Effect::Hold => self.hold(hit.id).await,
+                Effect::Hold => self.hold(hit.id, gone).await,
                 Effect::Delay(span) => tokio::time::sleep(span).await,
                 _ => {}
             }
         }
     }
 
-    async fn hold(&self, id: u64) {
-        let _waiting = Waiting::enter(&self.held);
-        let is_gone = |standing: &Standing| standing.faults.iter().all(|fault| fault.id != id);
-        let _ = self.standing.subscribe().wait_for(is_gone).await;
+    async fn hold(&self, id: u64, gone: &CancellationToken) {
+        let waiting = Waiting::enter(&self.held);
+        let mut standing = self.standing.subscribe();
+        let mut released = pin!(async {
+            let is_gone = |standing: &Standing| standing.faults.iter().all(|fault| fault.id != id);
+            let _ = standing.wait_for(is_gone).await;
+        });
+        tokio::select! {
+            () = &mut released => return,
+            () = gone.cancelled() => drop(waiting),
+        }
+        released.await;
     }
 }
 

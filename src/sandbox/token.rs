@@ -8,6 +8,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
+use tokio_util::sync::CancellationToken;
 
 use super::App;
 use super::answer::{Answer, OauthError, Refusal};
@@ -28,6 +29,8 @@ struct Arrival {
     request: Request,
     subject: Subject,
     presented: Presented,
+    /// Its caller waits for no answer any more.
+    gone: CancellationToken,
 }
 
 /// A refresh that is under way; dropping it counts it out.
@@ -63,7 +66,7 @@ pub(super) async fn token(
     let mut arrival = Arrival::new(&app, request, operation, presented);
     // Not in the detached work: a caller who has gone away has no refresh under way.
     let _under_way = UnderWay::enter(&app, operation, &mut arrival.request);
-    detached(&cutter, async move {
+    detached(&cutter, arrival.gone.clone(), async move {
         let work = |app: &App, acts| redeem(app, &headers, &form, operation, acts);
         arrival.answer(&app, work).await
     })
@@ -91,7 +94,8 @@ pub(super) async fn revoke(
     (request.presented.access_token, request.presented.refresh_token) = (access, refresh);
     let presented = token.map_or(Presented::Nothing, Presented::Token);
     let arrival = Arrival::new(&app, request, Operation::Revoke, presented);
-    detached(&cutter, async move { arrival.answer(&app, |app, _| revoked(app, &headers, &form)).await }).await
+    let gone = arrival.gone.clone();
+    detached(&cutter, gone, async move { arrival.answer(&app, |app, _| revoked(app, &headers, &form)).await }).await
 }
 
 /// `GET` and `POST /userinfo` (OIDC Core section 5.3) with a bearer token in the header or the form (RFC 6750).
@@ -108,7 +112,8 @@ pub(super) async fn userinfo(
     request.presented.access_token = digest.map(|digest| digest.fingerprint());
     let presented = digest.map_or(Presented::Nothing, Presented::Access);
     let arrival = Arrival::new(&app, request, Operation::Userinfo, presented);
-    detached(&cutter, async move { arrival.answer(&app, |app, _| Ok(who(app, token?.as_deref()))).await }).await
+    let gone = arrival.gone.clone();
+    detached(&cutter, gone, async move { arrival.answer(&app, |app, _| Ok(who(app, token?.as_deref()))).await }).await
 }
 
 impl Arrival {
@@ -119,17 +124,18 @@ impl Arrival {
         }
         request.person.clone_from(&subject.person);
         request.family = family;
-        Self { request, subject, presented }
+        Self { request, subject, presented, gone: CancellationToken::new() }
     }
 
     /// Meets the rules, does the work if they let it, and records both.
     async fn answer(self, app: &App, work: impl FnOnce(&App, Acts) -> Result<Answer, Refusal>) -> Answer {
-        let Self { request, subject, presented } = self;
+        let Self { request, subject, presented, gone } = self;
         let work = |acts: Option<Acts>| match acts {
             Some(acts) => work(app, acts).unwrap_or_else(Answer::from),
             None => untouched(app, &subject, &presented),
         };
-        app.faults.around(&subject, app.settings().seed, work, |answer| app.record(request.decided(answer))).await
+        let record = |answer: &Answer| app.record(request.decided(answer));
+        app.faults.around(&subject, app.settings().seed, &gone, work, record).await
     }
 }
 
@@ -270,8 +276,13 @@ fn who(app: &App, token: Option<&str>) -> Answer {
     answer
 }
 
-/// Runs to the end even if the connection is lost, or cuts it.
-async fn detached(cutter: &Cutter, work: impl Future<Output = Answer> + Send + 'static) -> Response {
+/// Runs to the end even if the connection is lost, which `gone` then tells, or cuts it.
+async fn detached(
+    cutter: &Cutter,
+    gone: CancellationToken,
+    work: impl Future<Output = Answer> + Send + 'static,
+) -> Response {
+    let _here = gone.drop_guard();
     let done = tokio::spawn(work).await;
     let answer = done.unwrap_or_else(|_| Refusal::new(OauthError::ServerError, "the sandbox failed").into());
     if let Some(how) = answer.cut {

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::str::FromStr as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,7 +67,11 @@ impl Db {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(PATIENCE);
-        let write = sqlite_pool(1).connect_with(options).await?;
+        let write = sqlite_pool(1).connect_with(options).await;
+        let write = write.map_err(|error| match error.into() {
+            StoreError::Unavailable(why) => StoreError::Unavailable(format!("{}: {why}", path.display())),
+            other => other,
+        })?;
         let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(PATIENCE);
         let read = sqlite_pool(max_connections.max(1)).connect_lazy_with(options);
         Ok(Self::Sqlite { write, lanes: Lanes::default(), read, lock })
@@ -81,11 +85,14 @@ impl Db {
             .application_name("token-wallet")
             // A start-up parameter that poolers refuse.
             .extra_float_digits(None);
+        // A pool says only that it has waited for too long.
+        let first = tokio::time::timeout(PATIENCE, PgConnection::connect_with(&options)).await;
+        let first = first.map_err(|_| StoreError::Unavailable("no connection in time".to_owned()))?;
+        first.map_err(|error| of_host(options.get_host(), error))?.close().await?;
         let pool = PgPoolOptions::new()
             .max_connections(max_connections.max(2))
             .acquire_timeout(PATIENCE)
-            .connect_with(options.clone())
-            .await?;
+            .connect_lazy_with(options.clone());
         let results = PgPoolOptions::new()
             .max_connections(RESULT_CONNECTIONS)
             .acquire_timeout(PROMPTNESS)
@@ -381,12 +388,26 @@ async fn session(connection: &mut PgConnection) -> Result<i32, StoreError> {
     Ok(sqlx::raw_sql("SELECT pg_backend_pid()").fetch_one(connection).await?.try_get(0)?)
 }
 
-/// Takes the lock beside the database file and makes both if they are not there, readable by nobody else.
-fn lock_file(path: &Path) -> Result<File, StoreError> {
-    let failed = |error: io::Error| StoreError::Unavailable(format!("{}: {error}", path.display()));
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed)?;
+/// Why there is no connection to this host. That nobody has its name is told by the resolver's words alone.
+fn of_host(host: &str, error: sqlx::Error) -> StoreError {
+    const NOBODY: [&str; 3] = ["not known", "does not resolve", "No address associated"];
+    let text = error.to_string();
+    if matches!(error, sqlx::Error::Io(_)) && NOBODY.iter().any(|words| text.contains(words)) {
+        return StoreError::Refused(format!("there is no host {host}: {text}"));
     }
+    error.into()
+}
+
+/// Takes the lock beside the database file and makes both if they are not there, readable by nobody else. A directory
+/// that is not there is more likely a mistake.
+fn lock_file(path: &Path) -> Result<File, StoreError> {
+    let failed = |error: io::Error| {
+        let why = match error.kind() {
+            io::ErrorKind::NotFound => "its directory does not exist".to_owned(),
+            _ => error.to_string(),
+        };
+        StoreError::File(path.display().to_string(), why)
+    };
     let open = |path: &Path| OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
     let mut lock_path = path.as_os_str().to_owned();
     lock_path.push(".lock");

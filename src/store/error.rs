@@ -11,6 +11,13 @@ pub enum StoreError {
     /// Somebody else holds what one statement needs, and does not let go of it; the rest may be well.
     #[error("the store is busy: {0}")]
     Busy(String),
+    /// The database lets nobody in with this URL: its user, password or database, or the host's name, is wrong. It may
+    /// be changed there while we run, so the same call may succeed later.
+    #[error("the store does not let us in: {0}")]
+    Refused(String),
+    /// The `SQLite` file cannot be opened or made.
+    #[error("cannot use the store {0}: {1}")]
+    File(String, String),
     /// A row does not decode.
     #[error("{table}.{column} of row {id} does not decode")]
     Corrupt {
@@ -43,7 +50,12 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the same call may succeed later.
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Busy(_))
+        matches!(self, Self::Unavailable(_) | Self::Busy(_) | Self::Refused(_))
+    }
+
+    /// Whether an operator must mend something before a start can succeed, as against a store that is away or in use.
+    pub const fn is_configuration(&self) -> bool {
+        !matches!(self, Self::Unavailable(_) | Self::Busy(_) | Self::Locked(_))
     }
 }
 
@@ -61,6 +73,8 @@ impl From<sqlx::Error> for StoreError {
                 match code.as_ref() {
                     // PostgreSQL: a lock is not available; a statement took too long, or an operator ended it.
                     "55P03" | "57014" => Self::Busy(text),
+                    // Class 28: invalid authorization.
+                    code if code.len() == 5 && (code.starts_with("28") || code == "3D000") => Self::Refused(text),
                     code if is_passing(code) => Self::Unavailable(text),
                     _ => Self::Other(text),
                 }
@@ -82,18 +96,16 @@ fn is_passing(code: &str) -> bool {
         13, // SQLITE_FULL
         14, // SQLITE_CANTOPEN
     ];
-    const POSTGRES_CLASSES: [&str; 6] = [
+    const POSTGRES_CLASSES: [&str; 5] = [
         "08", // connection exception
-        "28", // the server does not let us in
         "40", // transaction rolled back: deadlock, serialization
         "53", // out of disk, memory, connections
         "57", // operator intervention: shutdown, cancelled
         "58", // system error
     ];
-    const POSTGRES: [&str; 5] = [
+    const POSTGRES: [&str; 4] = [
         "25006", // read-only transaction: a standby
         "25P03", // ended: it was idle for too long within a transaction
-        "3D000", // no such database
         "26000", // a named statement is not there: a pooler gave us another session
         "42P05", // a named statement is there already: the same
     ];
@@ -108,13 +120,14 @@ impl From<StoreError> for Failure {
     /// Logs the cause, which the failure does not carry.
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Unavailable(_) | StoreError::Busy(_) => {
+            StoreError::Unavailable(_) | StoreError::Busy(_) | StoreError::Refused(_) => {
                 tracing::warn!(%error, "the store is not available");
                 Self::StoreUnavailable
             }
             StoreError::Corrupt { .. }
             | StoreError::Newer { .. }
             | StoreError::Locked(_)
+            | StoreError::File(..)
             | StoreError::Url(_)
             | StoreError::Other(_) => {
                 tracing::error!(%error, "the store failed");
@@ -130,7 +143,7 @@ mod tests {
 
     #[test]
     fn passing_faults_are_told_from_lasting_ones() {
-        for code in ["5", "261", "1032", "13", "08006", "25006", "25P03", "40P01", "53100", "53300", "57P01", "28P01"] {
+        for code in ["5", "261", "1032", "13", "08006", "25006", "25P03", "40P01", "53100", "53300", "57P01"] {
             assert!(is_passing(code), "{code}");
         }
         for code in ["", "1", "11", "19", "2067", "26", "23505", "42P01", "22P02", "25001"] {

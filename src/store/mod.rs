@@ -97,12 +97,13 @@ const STATEMENTS: &[&[Sql]] = &[
 ];
 
 impl Store {
-    /// Opens a store: `sqlite:PATH`, which is made with its directory if it is not there, or `postgres://…`, with up
-    /// to `max_connections` connections (readers, on `SQLite`). The schema is left as it is: see [`Self::schema`].
+    /// Opens a store: `sqlite:PATH`, which is made if it is not there and its directory is, or `postgres://…`, with up to
+    /// `max_connections` connections (readers, on `SQLite`). The schema is left as it is: see [`Self::schema`].
     ///
     /// # Errors
     ///
-    /// [`StoreError::Locked`] if another process has the `SQLite` file open.
+    /// [`StoreError::Locked`] if another process has the `SQLite` file open, [`StoreError::File`] if it cannot be used,
+    /// [`StoreError::Refused`] if the server lets nobody in like this.
     pub async fn open(url: &str, max_connections: u32) -> Result<Self, StoreError> {
         let db = match url.split_once(':') {
             Some(("sqlite", path)) if !path.is_empty() => Db::open_sqlite(Path::new(path), max_connections).await?,

@@ -157,6 +157,10 @@ pub fn install() {
                 Kind::Histogram => describe_histogram!(metric.name, metric.meaning),
             }
         }
+        // A first event is seen as one only where there was a 0 before it.
+        for name in [SPOOL_FAILURES, SPOOL_UNREADABLE] {
+            counter!(name).increment(0);
+        }
         Some(handle)
     });
 }
@@ -211,6 +215,13 @@ pub fn backlog(provider: &str, due: u32, oldest: Duration, smallest_life: Option
     gauge!(OLDEST_DUE_SECONDS, "provider" => provider.to_owned()).set(oldest.as_secs_f64());
     let life = smallest_life.map_or(f64::INFINITY, |life| life.as_secs_f64());
     gauge!(SMALLEST_LIFE_SECONDS, "provider" => provider.to_owned()).set(life);
+}
+
+/// Has the rare counters of a provider begin at 0: a first event is seen as one only where there was a 0 before it.
+pub fn provider(provider: &str) {
+    for name in [IN_DOUBT, ROTATION_OUTCOME_LOST, VERDICTS_FROZEN] {
+        counter!(name, "provider" => provider.to_owned()).increment(0);
+    }
 }
 
 /// Counts a refresh that was not answered.

@@ -25,6 +25,7 @@ impl Wallet {
         metrics::grants_in_doubt(inner.store.count_in_doubt(now).await?);
         let mut loads = BTreeMap::new();
         for census in inner.store.census(now, now.plus(SOON)).await? {
+            metrics::provider(census.slug.as_str());
             metrics::backlog(
                 census.slug.as_str(),
                 census.due,

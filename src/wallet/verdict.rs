@@ -52,7 +52,11 @@ impl Inner {
         self.cache.forget(&stale(grant));
         match recorded {
             Ok(Recorded::Stored(state)) => {
-                self.after(provider, grant, state).await;
+                let reason = match &change.outcome {
+                    Outcome::Verdict { reason, .. } => reason.as_deref(),
+                    _ => None,
+                };
+                self.after(provider, grant, state, reason).await;
                 let ended = failure == Failure::ReauthorizationRequired && state != GrantState::Dead;
                 // The provider's verdicts are frozen.
                 Landing::Failed(if ended { Failure::ProviderUnavailable { retry_after: WAVE } } else { failure })
@@ -105,10 +109,10 @@ impl Inner {
     }
 
     /// What a stored verdict means beyond its grant.
-    async fn after(&self, provider: &Provider, before: &Grant, state: GrantState) {
+    async fn after(&self, provider: &Provider, before: &Grant, state: GrantState, reason: Option<&str>) {
         match state {
             GrantState::Dead => {
-                tracing::info!(grant = %before.id, account = %before.account, "the provider ended a grant; the user must authorize again");
+                tracing::info!(grant = %before.id, account = %before.account, reason, "the provider ended a grant; the user must authorize again");
                 if before.doubted_fence.is_some() {
                     metrics::rotation_outcome_lost(provider.slug.as_str());
                 }

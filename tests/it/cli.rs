@@ -29,7 +29,7 @@ const COMMANDS: [(&str, &[&str]); 34] = [
     ("providers get", &["<PROVIDER>", "--json"]),
     ("providers list", &["--json"]),
     ("providers update", &["<PROVIDER>", "--scope", "--no-scopes", "--requests-per-second", "--unfreeze", "--json"]),
-    ("providers secrets", &["add", "remove"]),
+    ("providers secrets", &["add", "remove", "take the old one back"]),
     ("providers secrets add", &["<PROVIDER>", "--client-secret-file"]),
     ("providers secrets remove", &["<PROVIDER>", "<SECRET>"]),
     ("providers delete", &["<PROVIDER>"]),

@@ -17,6 +17,7 @@ mod gate;
 mod instances;
 mod layering;
 mod leak;
+mod log;
 mod lost_answers;
 mod lost_commits;
 mod main_job;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use token_wallet::sandbox::{DEFAULT_CLIENT_ID, Effect, Options, Reply, Rule};
 use token_wallet::telemetry::metrics::{self, METRICS};
 
-use crate::support::harness::{Harness, on_both_engines};
+use crate::support::harness::{Harness, on_both_engines, until};
 
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -66,6 +66,32 @@ on_both_engines! {
         assert!((3_500.0..=3_600.0).contains(&life), "{life}");
     }
 
+    async fn what_alerts_look_at_is_there_from_the_start(engine) {
+        let mut harness = Harness::with_users(engine, 1, Options::default()).await;
+        let shown = async |harness: &Harness| {
+            harness.http.get(harness.ops("/metrics")).send().await.unwrap().text().await.unwrap()
+        };
+        let text = shown(&harness).await;
+        for name in ["spool_failures_total", "spool_unreadable_total"] {
+            assert!(text.contains(&format!("token_wallet_{name} 0\n")), "{name} is not 0 in\n{text}");
+        }
+        harness.restart().await;
+        // Nobody waits for the stroke of the minute.
+        let last = "token_wallet_smallest_remaining_life_seconds{";
+        until("the census is taken", async || shown(&harness).await.contains(last)).await;
+        let text = shown(&harness).await;
+        for series in [
+            "grants{state=\"active\"} 1\n",
+            "grants_in_doubt 0\n",
+            "due_grants{provider=\"sandbox\"} 0\n",
+            "refreshes_in_doubt_total{provider=\"sandbox\"} 0\n",
+            "rotation_outcome_lost_total{provider=\"sandbox\"} 0\n",
+            "verdicts_frozen_total{provider=\"sandbox\"} 0\n",
+        ] {
+            assert!(text.contains(&format!("token_wallet_{series}")), "{series} is not in\n{text}");
+        }
+    }
+
     async fn the_census_counts_grants_by_state_and_what_waits(engine) {
         let harness = Harness::with_users(engine, 5, Options::default()).await;
         let shown = async |name: &str| harness.metric(&format!("token_wallet_{name}")).await;
@@ -89,11 +115,12 @@ on_both_engines! {
         harness.pass(Duration::from_secs(30));
         harness.work().await;
         assert_eq!((shown("grants{state=\"suspect\"}").await, shown("grants{state=\"active\"}").await), (1.0, 4.0));
-        assert_eq!(shown("grants_in_doubt").await, 1.0);
+        let in_doubt = shown("grants_in_doubt").await;
+        assert!((0.5..1.5).contains(&in_doubt), "{in_doubt}");
         assert!(of_sandbox("due_grants").await >= 2.0, "those that nobody asked for");
         let waits = of_sandbox("oldest_due_seconds").await;
         assert!((3_600.0..=7_200.0).contains(&waits), "{waits}");
-        assert_eq!(of_sandbox("smallest_remaining_life_seconds").await, 0.0);
+        assert!(of_sandbox("smallest_remaining_life_seconds").await <= 0.0, "one has ended");
 
         harness.pass(HOUR);
         harness.sandbox.set_faults([Rule::refresh(Effect::error(400, "invalid_grant")).person("p0")]);

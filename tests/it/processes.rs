@@ -11,6 +11,7 @@ use tonic::Code;
 use crate::support::child::text;
 use crate::support::harness::{Engine, on_both_engines, reason, until};
 use crate::support::service::Wallet;
+use crate::support::writer::hold_writer;
 
 /// Well below what the RPC's deadline allows.
 const SOON: Duration = Duration::from_secs(10);
@@ -41,7 +42,7 @@ async fn s7_a_second_process_on_the_same_file_refuses_to_start_and_the_first_goe
     wallet.link("u", "demo").await;
     for command in [&["serve"][..], &["migrate"], &["keys", "status"], &["clients", "create", "x", "--bootstrap"]] {
         let second = wallet.run(command, &[]);
-        assert_eq!(second.status.code(), Some(78), "{command:?}: {second:?}");
+        assert_eq!(second.status.code(), Some(1), "{command:?}: another try may help: {second:?}");
         let told = text(&second.stderr);
         assert!(told.contains("another process uses the store") && told.contains("wallet.db"), "{command:?}: {told}");
     }
@@ -85,6 +86,87 @@ async fn s7_a_damaged_file_refuses_with_the_reason_and_is_not_overwritten() {
     std::fs::write(&path, &whole).unwrap();
     wallet.start().await;
     assert!(wallet.is_accepted(&wallet.get("u", "sandbox").await.unwrap().access_token).await);
+}
+
+#[tokio::test]
+async fn a_spool_that_cannot_be_used_is_told_by_its_key_and_its_path() {
+    let wallet = Wallet::new(Engine::Sqlite, Options::default(), &[]).await;
+    let file = wallet.folder().join("file");
+    std::fs::write(&file, "").unwrap();
+    for directory in [file.clone(), file.join("below"), PathBuf::from("/proc/spool")] {
+        let directory = directory.to_str().unwrap();
+        let refused = wallet.run(&["serve"], &[("TOKEN_WALLET__SPOOL__DIR", directory)]);
+        let told = text(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(78), "{directory}: {told}");
+        assert!(told.contains("spool.dir") && told.contains(directory), "{directory}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn a_mistyped_path_of_the_store_is_told_and_nothing_is_made_there() {
+    const ALL: [&[&str]; 5] =
+        [&["serve"], &["keys", "status"], &["clients", "create", "x", "--bootstrap"], &["keys", "init"], &["migrate"]];
+    let wallet = Wallet::new(Engine::Sqlite, Options::default(), &[]).await;
+    let (folder, url_file) = (wallet.folder().join("mistyped"), wallet.folder().join("mistyped.url"));
+    let path = folder.join("wallet.db");
+    std::fs::write(&url_file, format!("sqlite:{}", path.display())).unwrap();
+    let run = |command: &[&str]| {
+        let run = wallet.run(command, &[("TOKEN_WALLET__STORE__URL_FILE", url_file.to_str().unwrap())]);
+        assert!(run.status.code() == Some(0) || text(&run.stderr).contains(path.to_str().unwrap()), "{run:?}");
+        run.status.code()
+    };
+    for command in ALL {
+        assert_eq!(run(command), Some(78), "{command:?}");
+        assert!(!folder.exists(), "{command:?} made the folder");
+    }
+    std::fs::create_dir(&folder).unwrap();
+    for command in &ALL[..3] {
+        assert_eq!(run(command), Some(78), "{command:?}");
+        assert_eq!(folder.read_dir().unwrap().count(), 0, "{command:?} made a file");
+    }
+    assert_eq!(run(&["migrate"]), Some(0));
+    assert_eq!(run(&["serve"]), Some(78), "no keyring, and which store has none");
+    assert_eq!(run(&["keys", "init"]), Some(0));
+    assert_eq!(run(&["keys", "status"]), Some(0));
+}
+
+#[tokio::test]
+async fn a_start_behind_another_writer_says_which_file_it_waits_for() {
+    let mut wallet = Wallet::new(Engine::Sqlite, Options::default(), &[]).await;
+    let path = database_file(&wallet);
+    let log = wallet.folder().join("logs/1.stderr");
+    let held = hold_writer(&path).await;
+    let wait = async {
+        until("it says that it waits", async || {
+            let told = std::fs::read_to_string(&log).unwrap_or_default();
+            told.lines().any(|line| line.contains("waiting for the store") && line.contains(path.to_str().unwrap()))
+        })
+        .await;
+        drop(held);
+    };
+    tokio::join!(wallet.start(), wait);
+}
+
+#[tokio::test]
+async fn a_database_that_lets_nobody_in_is_a_mistake_and_one_that_does_not_answer_is_waited_for() {
+    let wallet = Wallet::new(Engine::Postgres, Options::default(), &[]).await;
+    let right = reqwest::Url::parse(wallet.store().expose()).unwrap();
+    let with = |change: fn(&mut reqwest::Url)| {
+        let mut url = right.clone();
+        change(&mut url);
+        url.set_password(Some("canary-7")).unwrap();
+        url.to_string()
+    };
+    for (url, told, code) in [
+        (with(|url| url.set_username("nobody").unwrap()), "role \"nobody\" does not exist", Some(78)),
+        (with(|url| url.set_path("nothing")), "database \"nothing\" does not exist", Some(78)),
+        ("postgres://wallet:canary-7@no-such-host.invalid/wallet".to_owned(), "no-such-host.invalid", Some(78)),
+        ("postgres://wallet:canary-7@127.0.0.1:1/wallet".to_owned(), "onnection refused", None),
+    ] {
+        let (ended, log) = wallet.serve_on(&url, "waiting for the store").await;
+        assert_eq!(ended, code, "{url}: {log}");
+        assert!(log.contains(told) && !log.contains("canary-7"), "{url}: {log}");
+    }
 }
 
 #[tokio::test]

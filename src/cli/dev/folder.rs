@@ -52,7 +52,7 @@ impl Folder {
         }
         match keys::status(config).await {
             Ok(_) => Ok(false),
-            Err(KeysError::NoKeyring) => {
+            Err(KeysError::NoStore(_) | KeysError::NoKeyring(_)) => {
                 keys::init(config, clock).await?;
                 Ok(true)
             }

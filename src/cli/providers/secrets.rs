@@ -8,8 +8,9 @@ use super::super::remote::Target;
 use super::super::{output, secret};
 use crate::proto::v1::{CreateProviderSecretRequest, DeleteProviderSecretRequest};
 
-/// Add and remove client secrets, to change one without a gap: add the new one, wait until providers get shows that it
-/// is used, remove the old one.
+/// Add and remove client secrets, to change one without a gap: add the new one, take the old one back at the provider or
+/// let it expire, wait until providers get shows that the new one was used (to the hour), remove the old one. What worked
+/// last is tried first.
 #[derive(clap::Subcommand)]
 pub(in crate::cli) enum Command {
     Add(Add),

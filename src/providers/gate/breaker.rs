@@ -98,6 +98,14 @@ impl Breaker {
         !matches!(self.state, State::Closed)
     }
 
+    /// Until when it keeps everything away.
+    pub(super) const fn open_until(&self) -> Option<Timestamp> {
+        match self.state {
+            State::Open { until, .. } => Some(until),
+            State::Closed | State::Probing { .. } => None,
+        }
+    }
+
     /// Whether a request may be sent; if not, when to ask again.
     pub(super) fn check(&mut self, now: Timestamp) -> Result<(), Timestamp> {
         if let State::Open { until, times } = self.state {

@@ -210,13 +210,15 @@ impl Gate {
         !told
     }
 
-    /// Nothing is sent to this provider before `until`.
-    pub(super) fn pause(&self, provider: &Provider, until: Timestamp) {
+    /// Nothing is sent to this provider before `until`. True if it was not paused yet.
+    pub(super) fn pause(&self, provider: &Provider, until: Timestamp) -> bool {
         let lane = self.lane(provider);
         let mut state = lane.state();
+        let begins = state.paused(self.clock.now()).is_none();
         state.pausing_until = state.pausing_until.max(Some(until));
         drop(state);
         lane.changed.notify_waiters();
+        begins
     }
 
     /// The row says now what [`Self::pause`] said: whoever changes it may end the pause, as soon as it is read anew.
@@ -339,11 +341,17 @@ impl Permit {
         let now = self.lane.clock.now();
         let mut state = self.lane.state();
         state.budget.end(self.urgency, self.settled);
+        let was_open = state.breaker.open_until();
         let closed_again = state.breaker.settle(self.epoch, signal, now);
+        let opened = state.breaker.open_until().filter(|_| was_open.is_none());
+        let opened = opened.map(|until| (state.slug.clone(), until.since(now)));
         if self.settled && self.urgency != Urgency::Link {
             state.attempts.add(now);
         }
         drop(state);
+        if let Some((provider, span)) = opened {
+            tracing::warn!(%provider, seconds = span.as_secs(), "a provider fails: it is sent nothing for a while");
+        }
         self.lane.changed.notify_waiters();
         closed_again
     }

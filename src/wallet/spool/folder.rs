@@ -63,7 +63,8 @@ impl Folder {
         let mut held = false;
         for number in 0..MOST {
             let path = directory.join(number.to_string());
-            let Some(lock) = lock(&path).map_err(|error| SpoolError::io(&path, &error))? else {
+            let unusable = |error: io::Error| SpoolError::Directory(directory.to_owned(), error.to_string());
+            let Some(lock) = lock(&path).map_err(unusable)? else {
                 held |= owner(&path).is_ok_and(|owner| owner.is_some_and(|owner| whose.is(owner)));
                 continue;
             };

@@ -36,6 +36,9 @@ pub enum SpoolError {
     /// It cannot be read or written.
     #[error("the spool {0}: {1}")]
     Io(PathBuf, String),
+    /// Its directory cannot be used.
+    #[error("spool.dir {0} cannot be used: {1}")]
+    Directory(PathBuf, String),
     /// A file that says whose spool it is says nothing.
     #[error("{0} does not say whose spool this is; if its folder holds no answers, remove the folder")]
     Nameless(PathBuf),
@@ -80,7 +83,7 @@ impl SpoolError {
 
     /// Whether an operator must look at the folder first.
     pub const fn is_configuration(&self) -> bool {
-        matches!(self, Self::Nameless(_) | Self::Crowded(_))
+        matches!(self, Self::Directory(..) | Self::Nameless(_) | Self::Crowded(_))
     }
 }
 

@@ -70,7 +70,7 @@ async fn refreshes_under_way_at_once_are_counted_until_they_are_answered_or_thei
         assert_eq!(scene.get("/jwks").await.0, 200);
     }
     let release = async {
-        scene.sandbox.wait_held(2).await;
+        scene.sandbox.wait_held(1).await;
         scene.sandbox.release();
     };
     tokio::join!(refresh(&carol), release);

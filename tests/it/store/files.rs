@@ -28,7 +28,6 @@ async fn only_its_owner_can_read_the_file_and_what_lies_beside_it() {
     store.configured("acme").await;
     let file = Path::new(store.url.strip_prefix("sqlite:").unwrap());
     let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
-    assert_eq!(mode(file.parent().unwrap()), 0o700);
     let files: Vec<_> = file.parent().unwrap().read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(files.len(), 4, "the database, its log, the log's index, the lock: {files:?}");
     for file in files {
@@ -47,15 +46,22 @@ async fn a_damaged_file_is_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_made_and_a_server_that_is_away_are_unavailable() {
+async fn a_file_that_cannot_be_made_is_named_and_no_directory_is_made() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
     std::fs::write(&file, "").unwrap();
-    for url in [format!("sqlite:{}", file.join("wallet.db").display()), "postgres://u@127.0.0.1:1/d".to_owned()] {
-        let Err(error) = Store::open(&url, 1).await else { panic!("{url} was opened") };
-        assert!(error.is_transient(), "{error}");
-        assert_eq!(Failure::from(error), Failure::StoreUnavailable);
+    for path in [file.join("wallet.db"), directory.path().join("none/wallet.db"), directory.path().to_owned()] {
+        let Err(error) = Store::open(&format!("sqlite:{}", path.display()), 1).await else { panic!("{path:?} opened") };
+        assert!(!error.is_transient() && error.to_string().contains(path.to_str().unwrap()), "{error}");
     }
+    assert!(!directory.path().join("none").exists());
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_is_unavailable_and_says_why() {
+    let Err(error) = Store::open("postgres://u@127.0.0.1:1/d", 1).await else { panic!("opened") };
+    assert!(error.is_transient() && error.to_string().contains("onnection refused"), "{error}");
+    assert_eq!(Failure::from(error), Failure::StoreUnavailable);
 }
 
 #[tokio::test]

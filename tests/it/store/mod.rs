@@ -95,7 +95,7 @@ impl Fixture {
 
     pub async fn empty_on_sqlite() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let url = format!("sqlite:{}", directory.path().join("data/wallet.db").display());
+        let url = format!("sqlite:{}", directory.path().join("wallet.db").display());
         let store = Store::open(&url, 4).await.unwrap();
         Self { store, url, _home: (Some(directory), None) }
     }

@@ -8,6 +8,7 @@ pub mod dice;
 #[cfg(feature = "failpoints")]
 pub mod file_hand;
 pub mod harness;
+pub mod log;
 pub mod oracle;
 pub mod outage;
 pub mod own_provider;

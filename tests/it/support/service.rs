@@ -70,6 +70,7 @@ impl Wallet {
         let path = |name: &str| folder.path().join(name);
         RootKey::generate().write_new(&path("root.key")).unwrap();
         std::fs::create_dir(path("logs")).unwrap();
+        std::fs::create_dir(path("data")).unwrap();
         let database = if engine == Engine::Postgres { Some(postgres::database().await) } else { None };
         let url = match &database {
             Some(database) => with_password(&database.url),
@@ -192,6 +193,27 @@ impl Wallet {
     /// Runs another command of the binary with the wallet's configuration.
     pub fn run(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
         self.command(arguments, variables).output().unwrap()
+    }
+
+    /// Runs `serve` on this store until it has ended, or has logged `word`; gives its exit code, if it has one, and what
+    /// it has logged.
+    pub async fn serve_on(&self, store: &str, word: &str) -> (Option<i32>, String) {
+        let path = |name: &str| self.folder.path().join(name);
+        std::fs::write(path("other.url"), store).unwrap();
+        let url_file = ("TOKEN_WALLET__STORE__URL_FILE", path("other.url"));
+        let mut command = self.command(&["serve"], &[(url_file.0, url_file.1.to_str().unwrap())]);
+        let mut child = Running(command.stderr(File::create(path("logs/other")).unwrap()).spawn().unwrap());
+        let ended = tokio::time::timeout(PATIENCE, async {
+            loop {
+                let ended = child.0.try_wait().unwrap();
+                let log = std::fs::read_to_string(path("logs/other")).unwrap();
+                if ended.is_some() || log.contains(word) {
+                    return (ended.and_then(|status| status.code()), log);
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        ended.await.unwrap()
     }
 
     fn command(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
