@@ -212,10 +212,13 @@ pub enum Verdict {
     Refused(String),
     /// The provider refuses us, with this error code (`invalid_client` and friends): the grant is not at fault.
     Misconfigured(String),
-    /// Not now: an outage, or a request that was never sent. `after` is what the provider asked to wait.
+    /// Not now: an outage, a request that was never sent, or an error that says nothing of the grant. `after` is what the
+    /// provider asked to wait.
     Later {
         /// The provider's Retry-After.
         after: Option<Duration>,
+        /// It said why, in an error code, and does not call it an outage: whatever is wrong, it works.
+        answered: bool,
     },
     /// The provider limits us (429): whatever it is asked, by whichever replica, it wants to be left alone for a while.
     Limited {

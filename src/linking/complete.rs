@@ -154,14 +154,14 @@ impl Linking {
                 outcome => return outcome,
             },
             Err(
-                Verdict::Later { after: Some(retry_after) }
+                Verdict::Later { after: Some(retry_after), .. }
                 | Verdict::Limited { after: Some(retry_after) }
                 | Verdict::Unclear { after: Some(retry_after) },
             ) => {
                 return Err(Failure::ProviderUnavailable { retry_after });
             }
             Err(
-                Verdict::Later { after: None }
+                Verdict::Later { after: None, .. }
                 | Verdict::Limited { after: None }
                 | Verdict::Unclear { after: None }
                 | Verdict::Untrusted

@@ -216,7 +216,10 @@ mod tests {
     #[test]
     fn a_token_in_anything_but_a_success_is_none() {
         let body = json!({ "access_token": "a" }).to_string();
-        assert_eq!(read(&response(302, &body), entry_with(""), NOW).err(), Some(Verdict::Later { after: None }));
+        assert_eq!(
+            read(&response(302, &body), entry_with(""), NOW).err(),
+            Some(Verdict::Later { after: None, answered: false })
+        );
         let both = json!({ "access_token": "a", "error": "invalid_grant" });
         assert!(read_with(entry_with(""), &both).is_ok());
     }

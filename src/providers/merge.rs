@@ -59,6 +59,7 @@ pub(super) fn merge(
         secrets: row.secrets,
         limits: row.limits,
         standing: row.standing,
+        reading: 0,
         created_at: row.created_at,
         wire: wire.clone(),
     })

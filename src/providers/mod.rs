@@ -18,6 +18,6 @@ pub use authorize::Authorization;
 pub use catalog::{Catalog, Entry};
 pub use change::NewProvider;
 pub use endpoints::{CustomEndpoints, Endpoints};
-pub use gate::{Closed, ClosedBy, Gate, Permit, Settled, Signal, Target, Urgency};
+pub use gate::{Closed, ClosedBy, Gate, Permit, Settled, Target, Urgency};
 pub use provider::{Provider, Wire};
 pub use registry::{Parts, ProviderPage, Registry};

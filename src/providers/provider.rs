@@ -38,6 +38,8 @@ pub struct Provider {
     pub limits: Limits,
     /// How we stood with it when its row was read.
     pub standing: Standing,
+    /// When its row was read, as the gate counts; 0 for one that was read to be shown.
+    pub(super) reading: u64,
     /// When it was configured.
     pub created_at: Timestamp,
     /// What its calls go through.
@@ -153,6 +155,7 @@ pub(crate) mod tests {
             secrets: secret.map(seal).into_iter().collect(),
             limits: Limits::default(),
             standing: Standing::default(),
+            reading: 0,
             created_at: NOW,
             wire,
         }

@@ -126,7 +126,10 @@ impl Registry {
     where
         R: Future<Output = Result<Option<ProviderRow>, StoreError>>,
     {
-        let read = async || self.found(read().await?).map(|provider| Some(Arc::new(provider)));
+        let read = async || {
+            let reading = self.gate.reading();
+            self.found(read().await?).map(|provider| Some(Arc::new(Provider { reading, ..provider })))
+        };
         self.memory.get_or_read(name, read).await?.ok_or(Failure::ProviderNotFound)
     }
 

@@ -46,7 +46,7 @@ impl Provider {
             .header(AUTHORIZATION, bearer)
             .body(Vec::new())
             .map_err(|_| malformed())?;
-        let response = self.send(request).await.map_err(|_| Verdict::Later { after: None })?;
+        let response = self.send(request).await.map_err(|_| Verdict::Later { after: None, answered: false })?;
         if !(200..=299).contains(&response.status) {
             let verdict = classify_profile(&response, self.wire.clock.now());
             let (status, meaning) = (response.status, verdict.as_str());
@@ -55,7 +55,7 @@ impl Provider {
         }
         let Ok(found) = json::read(&response.body) else {
             tracing::warn!(provider = %self.slug, "the profile endpoint answered with something else than JSON");
-            return Err(Verdict::Later { after: None });
+            return Err(Verdict::Later { after: None, answered: false });
         };
         profile::read(&found, self.entry, &self.endpoints).map_err(|error| {
             tracing::error!(provider = %self.slug, %error, "check the provider's subject pointer");
@@ -154,7 +154,7 @@ fn built(
 
 /// A request that cannot be written was not sent.
 const fn malformed() -> Verdict {
-    Verdict::Later { after: None }
+    Verdict::Later { after: None, answered: false }
 }
 
 #[cfg(test)]

@@ -21,14 +21,16 @@ pub fn classify(response: &Response, entry: &Entry, now: Timestamp) -> Verdict {
     let code = error_code(&response.body);
     match (response.status, code.as_deref()) {
         (429, _) => Verdict::Limited { after: retry_after(response, now) },
-        (503, _) | (500.., Some(_)) => Verdict::Later { after: retry_after(response, now) },
+        (503, _) | (500.., Some(_)) => Verdict::Later { after: retry_after(response, now), answered: false },
         (408 | 500.., None) => Verdict::Unclear { after: retry_after(response, now) },
         (_, Some(code)) if entry.dead_grant_errors.iter().any(|dead| dead == code) => Verdict::Refused(word(code)),
         (_, Some(code)) if CLIENT_ERRORS.contains(&code) => Verdict::Misconfigured(word(code)),
         // RFC 6749 section 5.2: 401 is the answer to a failed client authentication.
         (401, code) => Verdict::Misconfigured(code.map_or_else(|| "http_401".to_owned(), word)),
         (200..=299, None) => Verdict::Unknown,
-        _ => Verdict::Later { after: retry_after(response, now) },
+        (status, code) => {
+            Verdict::Later { after: retry_after(response, now), answered: status != 408 && code.is_some() }
+        }
     }
 }
 
@@ -41,7 +43,10 @@ pub fn classify_profile(response: &Response, now: Timestamp) -> Verdict {
         403 if response.www_authenticate.as_deref().is_some_and(|text| text.contains("insufficient_scope")) => {
             Verdict::Misconfigured("insufficient_scope".to_owned())
         }
-        _ => Verdict::Later { after: retry_after(response, now) },
+        status => {
+            let answered = status < 500 && status != 408 && error_code(&response.body).is_some();
+            Verdict::Later { after: retry_after(response, now), answered }
+        }
     }
 }
 
@@ -49,7 +54,7 @@ impl From<OutboundError> for Verdict {
     fn from(error: OutboundError) -> Self {
         match error {
             OutboundError::NotSent(NotSent::Tls) => Self::Untrusted,
-            OutboundError::NotSent(_) => Self::Later { after: None },
+            OutboundError::NotSent(_) => Self::Later { after: None, answered: false },
             OutboundError::Sent(_) => Self::Unknown,
         }
     }
@@ -101,7 +106,8 @@ pub(crate) mod tests {
         Verdict::Misconfigured(code.to_owned())
     }
 
-    const LATER: Verdict = Verdict::Later { after: None };
+    const LATER: Verdict = Verdict::Later { after: None, answered: false };
+    const ANSWERED: Verdict = Verdict::Later { after: None, answered: true };
     const UNCLEAR: Verdict = Verdict::Unclear { after: None };
 
     #[test]
@@ -126,8 +132,9 @@ pub(crate) mod tests {
             (401, "<html>", misconfigured("http_401")),
             (401, r#"{"error":"access_denied"}"#, misconfigured("access_denied")),
             (401, r#"{"error":"Wrong PASSWORD: hunter2"}"#, misconfigured("other")),
-            (400, r#"{"error":"invalid_request"}"#, LATER),
-            (400, r#"{"error":"invalid_scope"}"#, LATER),
+            (400, r#"{"error":"invalid_request"}"#, ANSWERED),
+            (400, r#"{"error":"invalid_scope"}"#, ANSWERED),
+            (403, r#"{"error":"access_denied"}"#, ANSWERED),
             (400, r#"{"error":{"code":190}}"#, LATER),
             (400, r#"{"error":""}"#, LATER),
             (400, "", LATER),
@@ -137,7 +144,7 @@ pub(crate) mod tests {
             (408, r#"{"error":"timeout"}"#, LATER),
             (301, "", LATER),
             (302, r#"{"access_token":"a"}"#, LATER),
-            (200, r#"{"error":"slow_down"}"#, LATER),
+            (200, r#"{"error":"slow_down"}"#, ANSWERED),
             (500, r#"{"error":"invalid_grant"}"#, LATER),
             (500, r#"{"error":null}"#, UNCLEAR),
             (500, "", UNCLEAR),
@@ -189,8 +196,11 @@ pub(crate) mod tests {
                 let response = Response { retry_after: Some(text.to_owned()), ..response(status, "") };
                 let (meant, profile) = match status {
                     429 => (Verdict::Limited { after: wait }, Verdict::Limited { after: wait }),
-                    502 => (Verdict::Unclear { after: wait }, Verdict::Later { after: wait }),
-                    _ => (Verdict::Later { after: wait }, Verdict::Later { after: wait }),
+                    502 => (Verdict::Unclear { after: wait }, Verdict::Later { after: wait, answered: false }),
+                    _ => (
+                        Verdict::Later { after: wait, answered: false },
+                        Verdict::Later { after: wait, answered: false },
+                    ),
                 };
                 assert_eq!(classify(&response, entry_with(""), NOW), meant, "{status} {text:?}");
                 assert_eq!(classify_profile(&response, NOW), profile, "{status} {text:?}");
@@ -206,6 +216,9 @@ pub(crate) mod tests {
         assert_eq!(classify_profile(&response(401, ""), NOW), refused("invalid_token"));
         for status in [302, 400, 403, 404, 500, 503] {
             assert_eq!(classify_profile(&response(status, ""), NOW), LATER, "{status}");
+        }
+        for (status, meant) in [(400, ANSWERED), (403, ANSWERED), (408, LATER), (500, LATER), (503, LATER)] {
+            assert_eq!(classify_profile(&response(status, r#"{"error":"access_denied"}"#), NOW), meant, "{status}");
         }
     }
 }

@@ -3,10 +3,10 @@
 //! The one `coherence` row counts such changes; its lock, taken last, puts them in the order of their commits. A store
 //! of one process writes no log: that process drops directly.
 
-use super::Store;
 use super::db::{Db, Tx};
 use super::error::StoreError;
 use super::sql::{Row, args, statements};
+use super::{BATCH, Store};
 use crate::clock::Timestamp;
 use crate::domain::event::Event;
 use crate::domain::ids::ProviderId;
@@ -41,9 +41,6 @@ pub struct Changes {
 
 /// A replica that is further behind than this drops everything.
 const FAR_BEHIND: u32 = 1_000;
-
-/// Log rows removed at a time.
-const CHUNK: u32 = 1_000;
 
 statements! {
     BUMP { "UPDATE coherence SET sequence = sequence + 1 WHERE singleton = 1 RETURNING sequence" }
@@ -107,8 +104,7 @@ impl Store {
         if matches!(*self.db, Db::Sqlite { .. }) {
             return Ok(());
         }
-        while self.db.execute(&TIDY, args![before, CHUNK]).await? == u64::from(CHUNK) {}
-        Ok(())
+        self.in_batches(&TIDY, args![before, BATCH]).await.map(drop)
     }
 }
 

@@ -1,10 +1,10 @@
 //! Flows: each step is one compare-and-swap on the state before it.
 
-use super::Store;
 use super::error::StoreError;
 use super::events;
 use super::lanes::Lane;
-use super::sql::{Cells, Row, Sql, Value, args, statements, to_json};
+use super::sql::{Cells, Row, args, statements, to_json};
+use super::{BATCH, Store};
 use crate::clock::Timestamp;
 use crate::domain::event::Event;
 use crate::domain::flow::{Flow, FlowFailure, FlowState, Outcome};
@@ -14,9 +14,6 @@ use crate::domain::provider::TokenAnswer;
 use crate::domain::redirect::RedirectUrl;
 use crate::domain::secret::{AuthorizationCode, PkceVerifier};
 use crate::vault::Sealed;
-
-/// How many flows one transaction of housekeeping changes: the writer is free again within some 50 ms.
-const BATCH: u32 = 250;
 
 /// The steps that a flow can fail from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -278,18 +275,6 @@ impl Store {
     /// Removes flows that ended before `ended_before`. Answers how many.
     pub async fn delete_flows(&self, ended_before: Timestamp) -> Result<u64, StoreError> {
         self.in_batches(&DELETE, args![ended_before, BATCH]).await
-    }
-
-    /// Runs a statement on up to [`BATCH`] rows a transaction until it finds no more. In between, others write.
-    async fn in_batches(&self, sql: &Sql, values: &[Value<'_>]) -> Result<u64, StoreError> {
-        let mut changed = 0;
-        loop {
-            let batch = self.db.execute(sql, values).await?;
-            changed += batch;
-            if batch < u64::from(BATCH) {
-                return Ok(changed);
-            }
-        }
     }
 }
 

@@ -49,7 +49,7 @@ pub use standing::Blame;
 pub use upkeep::Census;
 
 use db::Db;
-use sql::{Sql, statements};
+use sql::{Sql, Value, statements};
 
 /// Which database a store is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +59,9 @@ pub enum Engine {
     /// A server, shared by any number of replicas.
     Postgres,
 }
+
+/// How many rows one transaction of housekeeping changes: the writer is free again within some 50 ms.
+const BATCH: u32 = 250;
 
 /// What the wallet keeps. Cheap to clone; all clones share their connections.
 #[derive(Clone)]
@@ -126,6 +129,19 @@ impl Store {
     /// Closes all connections, after what runs on them.
     pub async fn close(&self) {
         self.db.close().await;
+    }
+
+    /// Runs a statement that changes up to [`BATCH`] rows, each in a transaction of its own, until it finds no more. In
+    /// between, others write. Answers how many rows were changed.
+    async fn in_batches(&self, sql: &Sql, values: &[Value<'_>]) -> Result<u64, StoreError> {
+        let mut changed = 0;
+        loop {
+            let batch = self.db.execute(sql, values).await?;
+            changed += batch;
+            if batch < u64::from(BATCH) {
+                return Ok(changed);
+            }
+        }
     }
 
     /// Has the engine check every statement against the schema; answers how many there are. Not through a pooler.

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::Store;
 use super::error::StoreError;
 use super::sql::{args, statements, to_json};
+use super::{BATCH, Store};
 use crate::clock::Timestamp;
 use crate::domain::ids::{ProviderId, ReplicaId};
 
@@ -33,10 +33,14 @@ statements! {
     LIVE { "SELECT id, started_at, beat_at, attempts FROM replicas WHERE beat_at > $1 ORDER BY id" }
     LAST_HEARD { "SELECT id, beat_at FROM replicas WHERE id = $1" }
     FORGET { "DELETE FROM replicas WHERE beat_at < $1" }
-    // As if it had just run out. One that cannot be refreshed is served as long as its time says.
+    // As if it had just run out. One that cannot be refreshed is served as long as its time says. By id: each is looked
+    // at once, however many there are.
     DISTRUST {
-        "UPDATE grants SET issued_at = CAST($1 AS BIGINT) - lifetime, due_at = CAST($1 AS BIGINT), sweep_at = CASE WHEN sweep_at IS NOT NULL THEN CAST($1 AS BIGINT) END
-         WHERE is_current AND lifetime IS NOT NULL AND refresh_token IS NOT NULL AND state IN ('active', 'suspect')"
+        "WITH dated AS MATERIALIZED (SELECT id FROM grants
+            WHERE id > $2 AND is_current AND lifetime IS NOT NULL AND refresh_token IS NOT NULL AND state IN ('active', 'suspect')
+            ORDER BY id LIMIT $3" [pg " FOR UPDATE"] ")
+         UPDATE grants SET issued_at = CAST($1 AS BIGINT) - lifetime, due_at = CAST($1 AS BIGINT), sweep_at = CASE WHEN sweep_at IS NOT NULL THEN CAST($1 AS BIGINT) END
+         FROM dated WHERE grants.id = dated.id RETURNING grants.id AS id"
     }
 }
 
@@ -86,12 +90,21 @@ impl Store {
     }
 
     /// The clock was set back: how old tokens are cannot be told. All that can be refreshed count as run out, and the
-    /// time begins anew at `now`. Answers how many those are.
-    pub async fn distrust_tokens(&self, now: Timestamp) -> Result<u64, StoreError> {
-        let mut tx = self.db.begin().await?;
-        let distrusted = tx.execute(&DISTRUST, args![now]).await?;
-        tx.execute(&LOWER_HIGH_WATER, args![now]).await?;
-        tx.commit().await?;
+    /// time begins anew at `now`: last, so that who is cut off before does all of it again. Answers how many those are.
+    pub async fn distrust_tokens(&self, now: Timestamp) -> Result<usize, StoreError> {
+        let (mut distrusted, mut last) = (0, String::new());
+        loop {
+            let batch = self.db.change(&DISTRUST, args![now, last.as_str(), BATCH]).await?;
+            distrusted += batch.len();
+            // RETURNING has no order.
+            for row in &batch {
+                last = last.max(row.get("id")?);
+            }
+            if batch.len() < BATCH as usize {
+                break;
+            }
+        }
+        self.db.execute(&LOWER_HIGH_WATER, args![now]).await?;
         Ok(distrusted)
     }
 }

@@ -1,10 +1,10 @@
 //! What is done to grants by the clock besides refreshing them.
 
-use super::Store;
 use super::claims::{in_doubt, refreshable};
 use super::error::StoreError;
 use super::events;
 use super::sql::{args, statements};
+use super::{BATCH, Store};
 use crate::clock::Timestamp;
 use crate::domain::event::{Event, EventKind};
 use crate::domain::grant::GrantState;
@@ -35,10 +35,13 @@ statements! {
             SELECT id FROM grants WHERE warn_at <= $1 ORDER BY warn_at LIMIT $2" [pg " FOR UPDATE SKIP LOCKED"] ")
          RETURNING id, account_id, user_id, provider_id, is_current, state"
     }
+    // What somebody holds is being refreshed.
     PULL_FORWARD {
-        "UPDATE grants SET due_at = $2, sweep_at = $2
-         WHERE provider_id = $1 AND is_current AND state = 'active' AND sweep_at > $2 AND attempts > 0
-            AND lease_until IS NULL AND (retry_not_before IS NULL OR retry_not_before <= $2)"
+        "WITH waiting AS MATERIALIZED (SELECT id FROM grants
+            WHERE provider_id = $1 AND is_current AND state = 'active' AND sweep_at > $2 AND attempts > 0
+                AND lease_until IS NULL AND (retry_not_before IS NULL OR retry_not_before <= $2)
+            ORDER BY sweep_at LIMIT $3" [pg " FOR UPDATE SKIP LOCKED"] ")
+         UPDATE grants SET due_at = $2, sweep_at = $2 FROM waiting WHERE grants.id = waiting.id"
     }
     // Bounded looks at an index: a provider may have a million grants.
     CENSUS {
@@ -76,7 +79,7 @@ impl Store {
 
     /// Has what failed at a provider tried again now: it is back. Answers how many those are.
     pub async fn pull_retries_forward(&self, provider: ProviderId, now: Timestamp) -> Result<u64, StoreError> {
-        self.db.execute(&PULL_FORWARD, args![provider, now]).await
+        self.in_batches(&PULL_FORWARD, args![provider, now, BATCH]).await
     }
 
     /// How each provider's grants stand at `now`; what is due until `soon` counts as due soon.

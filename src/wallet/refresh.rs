@@ -186,7 +186,7 @@ impl Inner {
             Err(verdict) => {
                 // Nobody is to blame while a secret is left that was not tried.
                 let verdict = match verdict {
-                    Verdict::Misconfigured(_) if untried => Verdict::Later { after: None },
+                    Verdict::Misconfigured(_) if untried => Verdict::Later { after: None, answered: true },
                     verdict => verdict,
                 };
                 if matches!(verdict, Verdict::Misconfigured(_)) {

@@ -13,7 +13,7 @@ use crate::providers::{Target, Urgency};
 use crate::store::StoreError;
 
 /// One run plans at most so many anew that nobody asks for: they are in nobody's way.
-const RETIRED_AT_ONCE: u32 = 1_000;
+const RETIRED_AT_ONCE: u32 = 250;
 
 impl Wallet {
     /// Starts refreshing what is due, provider by provider, each in a task of its own so that a slow provider does
@@ -55,7 +55,7 @@ impl Sweep {
                 Err(failure) => return Err(failure),
             };
             let mut permits = vec![first];
-            permits.extend(inner.registry.gate().try_permits(&provider, usize::MAX));
+            permits.extend(inner.registry.gate().try_permits(&provider));
             if inner.tasks.is_closed() {
                 // Shutting down: what is begun now might be cut off with its answer on the way.
                 return Ok(());

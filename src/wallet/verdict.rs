@@ -80,7 +80,7 @@ impl Inner {
                 (state, again_at, Some(code), failure)
             }
             Verdict::Misconfigured(code) => (grant.state, None, Some(code), Failure::ProviderMisconfigured),
-            Verdict::Later { after } | Verdict::Limited { after } | Verdict::Unclear { after } => {
+            Verdict::Later { after, .. } | Verdict::Limited { after } | Verdict::Unclear { after } => {
                 let until = after.map(|after| now.plus(after));
                 (grant.state, until, None, unavailable(grant.deferred(now, until, 1.0)))
             }
@@ -179,7 +179,9 @@ fn doubtful(
             (grant, lease_end, lease_end)
         }
         (Verdict::Unclear { after }, _) => (grant, now, asked(*after)),
-        (Verdict::Later { after } | Verdict::Limited { after }, Some(before)) => (before, now, soon.max(asked(*after))),
+        (Verdict::Later { after, .. } | Verdict::Limited { after }, Some(before)) => {
+            (before, now, soon.max(asked(*after)))
+        }
         (Verdict::Misconfigured(_) | Verdict::Untrusted, Some(before)) => (before, now, soon),
         (Verdict::Later { .. } | Verdict::Limited { .. } | Verdict::Misconfigured(_) | Verdict::Untrusted, None) => {
             return None;

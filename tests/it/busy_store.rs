@@ -1,8 +1,8 @@
-//! Refreshes while the store is busy, full, or refuses one of them, and after the spool was damaged (faults.md N7, S1,
+//! Refreshes while the store is busy, full, or refuses one of them, and after the spool was damaged (faults N7, S1,
 //! S4, S6): what callers are told, and what was sent.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use sqlx::Connection as _;
@@ -14,6 +14,7 @@ use crate::support::database::Database;
 use crate::support::harness::{Engine, Harness, on_both_engines, reason, until};
 use crate::support::oracle::counts;
 use crate::support::outage::{Outage, records, spooled};
+use crate::support::real_time::{now, say};
 use crate::support::service::Wallet;
 
 /// It is dead.
@@ -325,14 +326,4 @@ async fn timed(harness: &Harness, n: usize) -> Duration {
     let took = began.elapsed();
     assert!(harness.is_accepted(&token.access_token).await);
     took
-}
-
-#[expect(clippy::disallowed_methods, reason = "how long it really takes")]
-fn now() -> Instant {
-    Instant::now()
-}
-
-#[expect(clippy::print_stdout, reason = "figures that a person wants to see")]
-fn say(what: std::fmt::Arguments<'_>) {
-    println!("{what}");
 }

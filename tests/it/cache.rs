@@ -1,4 +1,4 @@
-//! What is served from memory, and that nothing is which was taken away (design 6, P7).
+//! What is served from memory, and that nothing is which was taken away (promise P7).
 
 use std::time::Duration;
 
@@ -128,7 +128,7 @@ on_both_engines! {
         }
     }
 
-    async fn p7_after_an_unlinking_a_thousand_gets_hand_out_nothing(engine) {
+    async fn promise_p7_after_an_unlinking_a_thousand_gets_hand_out_nothing(engine) {
         let harness = Harness::start(engine).await;
         let account = harness.link("ann", "alice").await;
         until_hot(&harness, async || harness.get("ann").await).await;
@@ -222,7 +222,7 @@ async fn delete_client(harness: &Harness, id: &str) {
 }
 
 #[tokio::test]
-async fn p7_what_is_unlinked_on_one_replica_is_gone_on_the_other_when_the_call_returns() {
+async fn promise_p7_what_is_unlinked_on_one_replica_is_gone_on_the_other_when_the_call_returns() {
     let (harness, second) = two().await;
     let of_ann = v1::ListExternalAccountsRequest { user_id: "ann".into(), ..Default::default() };
     let accounts = harness.accounts().list_external_accounts(of_ann).await.unwrap().into_inner().external_accounts;
@@ -237,7 +237,7 @@ async fn p7_what_is_unlinked_on_one_replica_is_gone_on_the_other_when_the_call_r
 }
 
 #[tokio::test]
-async fn p7_deleted_providers_and_api_clients_are_gone_on_the_other_replica() {
+async fn promise_p7_deleted_providers_and_api_clients_are_gone_on_the_other_replica() {
     let (harness, second) = two().await;
     let (spare, client, key) = spares(&harness).await;
     let keyed = second.with_key(&key);
@@ -255,7 +255,7 @@ async fn p7_deleted_providers_and_api_clients_are_gone_on_the_other_replica() {
 }
 
 #[tokio::test]
-async fn p7_a_relinked_account_serves_its_new_token_on_the_other_replica() {
+async fn promise_p7_a_relinked_account_serves_its_new_token_on_the_other_replica() {
     let (harness, second) = two().await;
     let ticket = harness.ticket("ann", "alice").await;
     let (linked, waited) = waits(harness.complete("ann", &ticket)).await;

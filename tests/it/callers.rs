@@ -1,4 +1,4 @@
-//! Who calls, and with what (faults.md G1, A1; health and reflection).
+//! Who calls, and with what (faults G1, A1; health and reflection).
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! Answers are kept, whatever the store does (faults.md S1, S2, S3, S6).
+//! Answers are kept, whatever the store does (faults S1, S2, S3, S6).
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use token_wallet::app::App;
 use token_wallet::config::StoreUrl;
@@ -11,36 +11,15 @@ use tonic::Code;
 use crate::support::harness::{Engine, Harness, on_both_engines, reason, until};
 use crate::support::outage::{Outage, records, spooled};
 use crate::support::proxy::Proxy;
+use crate::support::real_time::{SPOOLED_BY, STORED_BY, say, time_until};
 use crate::support::service::Wallet;
-
-/// An answer is stored, or in the spool, this long after it was read.
-const SPOOLED_BY: Duration = Duration::from_millis(200);
 
 /// As many refreshes as the provider's gate lets pass at once.
 const AT_ONCE: usize = 13;
 
-/// Once the store is back, it has the answers by then.
-const STORED_BY: Duration = Duration::from_secs(1);
-
 /// The provider has rotated the refresh token, and its answer waits.
 fn answers_held() -> [Rule; 2] {
     [Rule::refresh(Effect::Hold).after(), Rule::exchange(Effect::Hold).after()]
-}
-
-/// How long it takes until `done`, in steps of some milliseconds.
-#[expect(clippy::disallowed_methods, reason = "how long it really takes")]
-async fn time_until(what: &str, mut done: impl AsyncFnMut() -> bool) -> Duration {
-    let began = Instant::now();
-    while !done().await {
-        assert!(began.elapsed() < Duration::from_secs(10), "waited in vain until {what}");
-        tokio::time::sleep(Duration::from_millis(3)).await;
-    }
-    began.elapsed()
-}
-
-#[expect(clippy::print_stdout, reason = "figures that a person wants to see")]
-fn say(what: std::fmt::Arguments<'_>) {
-    println!("{what}");
 }
 
 fn people(count: usize) -> Options {
@@ -148,25 +127,7 @@ on_both_engines! {
     }
 
     async fn s2_killed_with_answers_in_the_spool_the_next_process_stores_them(engine) {
-        let mut wallet = Wallet::running(engine, people(3)).await;
-        for user in ["p0", "p1"] {
-            wallet.link(user, user).await;
-        }
-        let ticket = wallet.ticket("p2", "p2").await;
-        wallet.sandbox.set_faults(answers_held());
-        wallet.age("%").await;
-        let killing = async {
-            wallet.sandbox.wait_held(3).await;
-            let outage = Outage::begin(wallet.store()).await;
-            wallet.sandbox.release();
-            time_until("all are spooled", async || spooled(&wallet.spool()) == 3).await;
-            wallet.kill();
-            outage
-        };
-        let (cut_off, outage) = tokio::join!(wallet.complete("p2", &ticket), killing);
-        assert!(cut_off.is_err());
-        wallet.end().await;
-        outage.end().await;
+        let (mut wallet, ticket) = killed_with_three_spooled(engine).await;
         assert_eq!(wallet.database().await.number(STORED).await, 0);
         wallet.start().await;
         let database = wallet.database().await;
@@ -187,24 +148,7 @@ on_both_engines! {
     }
 
     async fn s2_answers_in_a_folder_that_nobody_starts_on_any_more_are_stored_too(engine) {
-        let mut wallet = Wallet::running(engine, people(3)).await;
-        for user in ["p0", "p1"] {
-            wallet.link(user, user).await;
-        }
-        let ticket = wallet.ticket("p2", "p2").await;
-        wallet.sandbox.set_faults(answers_held());
-        wallet.age("%").await;
-        let killing = async {
-            wallet.sandbox.wait_held(3).await;
-            let outage = Outage::begin(wallet.store()).await;
-            wallet.sandbox.release();
-            time_until("all are spooled", async || spooled(&wallet.spool()) == 3).await;
-            wallet.kill();
-            outage
-        };
-        let (_, outage) = tokio::join!(wallet.complete("p2", &ticket), killing);
-        wallet.end().await;
-        outage.end().await;
+        let (mut wallet, ticket) = killed_with_three_spooled(engine).await;
         std::fs::rename(wallet.spool().join("0"), wallet.spool().join("7")).unwrap();
         wallet.start().await;
         time_until("the spool is empty", async || spooled(&wallet.spool()) == 0).await;
@@ -252,6 +196,31 @@ on_both_engines! {
         assert!(p99 < SPOOLED_BY, "{p99:?}");
         assert_eq!(harness.refreshes().len(), ANSWERS);
     }
+}
+
+/// A wallet that was killed while the answers to two refreshes and to `p2`'s code were in its spool alone; the store is
+/// back. And the ticket of `p2`.
+async fn killed_with_three_spooled(engine: Engine) -> (Wallet, String) {
+    let mut wallet = Wallet::running(engine, people(3)).await;
+    for user in ["p0", "p1"] {
+        wallet.link(user, user).await;
+    }
+    let ticket = wallet.ticket("p2", "p2").await;
+    wallet.sandbox.set_faults(answers_held());
+    wallet.age("%").await;
+    let killing = async {
+        wallet.sandbox.wait_held(3).await;
+        let outage = Outage::begin(wallet.store()).await;
+        wallet.sandbox.release();
+        time_until("all are spooled", async || spooled(&wallet.spool()) == 3).await;
+        wallet.kill();
+        outage
+    };
+    let (cut_off, outage) = tokio::join!(wallet.complete("p2", &ticket), killing);
+    assert!(cut_off.is_err());
+    wallet.end().await;
+    outage.end().await;
+    (wallet, ticket)
 }
 
 #[tokio::test]

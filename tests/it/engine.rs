@@ -1,7 +1,7 @@
-//! The engine over long and over odd times, and with many grants at once (faults.md S9, N2, N4, N5, N6).
+//! The engine over long and over odd times, and with many grants at once (faults S9, N2, N4, N5, N6).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use prost_types::FieldMask;
@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 
 use crate::support::harness::{BEGIN, Harness, on_both_engines, reason};
 use crate::support::oracle::counts;
+use crate::support::real_time::{now, say};
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -319,12 +320,11 @@ on_both_engines! {
 }
 
 /// How long the slowest hundredth of gets of `v` at the provider `another` takes.
-#[expect(clippy::disallowed_methods, reason = "how long it really takes")]
 async fn p99(harness: &Harness) -> Duration {
-    let (start, mut took) = (Instant::now(), Vec::new());
+    let (start, mut took) = (now(), Vec::new());
     // On a machine that is very busy fewer: a request that hangs is given up after ten seconds.
     while took.len() < 300 && start.elapsed() < secs(3) {
-        let began = Instant::now();
+        let began = now();
         let token: Result<_, Status> = harness.get_at("another", "v").await;
         took.push(began.elapsed());
         token.unwrap();
@@ -337,9 +337,4 @@ fn median(of: &[Duration]) -> Duration {
     let mut sorted = of.to_vec();
     sorted.sort_unstable();
     sorted[sorted.len() / 2]
-}
-
-#[expect(clippy::print_stdout, reason = "figures that a person wants to see")]
-fn say(what: std::fmt::Arguments<'_>) {
-    println!("{what}");
 }

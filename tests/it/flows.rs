@@ -1,4 +1,4 @@
-//! Links, the callback and its abuse (faults.md G8, C1 to C11).
+//! Links, the callback and its abuse (faults G8, C1 to C11).
 
 use std::time::Duration;
 

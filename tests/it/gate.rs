@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use token_wallet::clock::Timestamp;
-use token_wallet::proto::v1;
-use token_wallet::sandbox::{Client, DEFAULT_CLIENT_SECRET, Effect, Options, Person, Reply, Rule};
+use token_wallet::sandbox::{Client, Effect, Options, Person, Reply, Rule};
 
 use crate::support::harness::{Engine, Harness, on_both_engines, reason};
 
@@ -21,22 +20,7 @@ async fn with_another(engine: Engine, people: usize) -> Harness {
     let another = Client { id: "another".into(), ..Options::default().clients.remove(0) };
     let clients = Options::default().clients.into_iter().chain([another]).collect();
     let harness = Harness::with(engine, Options { people, clients, ..Options::default() }).await;
-    let base = harness.sandbox.base_url();
-    let request = v1::CreateProviderRequest {
-        slug: "another".into(),
-        catalog_entry: "oauth2".into(),
-        client_id: "another".into(),
-        client_secret: DEFAULT_CLIENT_SECRET.into(),
-        additional_scopes: vec!["openid".into(), "offline_access".into()],
-        endpoints: Some(v1::ProviderEndpoints {
-            authorization_url: format!("{base}/authorize"),
-            token_url: format!("{base}/token"),
-            userinfo_url: format!("{base}/userinfo"),
-            ..Default::default()
-        }),
-        ..Default::default()
-    };
-    harness.providers().create_provider(request).await.unwrap();
+    harness.create_own("another", "another").await;
     harness
 }
 
@@ -79,6 +63,22 @@ on_both_engines! {
         assert_eq!(sent, [Some("another".to_owned())]);
         let untouched = format!("SELECT COUNT(*) FROM grants WHERE sweep_at = {}", now.minus(mins(2)).millis());
         assert_eq!(harness.database().await.number(&untouched).await, i64::try_from(MANY).unwrap());
+    }
+
+    async fn p10_error_codes_that_say_nothing_of_a_provider_s_health_close_no_gate(engine) {
+        const ILL: usize = 11;
+        let harness = with_another(engine, ILL + 1).await;
+        for n in 0..ILL {
+            harness.link(&format!("u{n}"), &format!("p{n}")).await;
+            harness.pass(Duration::from_millis(50));
+        }
+        harness.sandbox.set_faults([Rule::refresh(Effect::error(400, "invalid_scope"))]);
+        harness.pass(mins(120));
+        for n in 0..ILL {
+            assert_eq!(reason(&harness.get(&format!("u{n}")).await.unwrap_err()), "PROVIDER_UNAVAILABLE");
+        }
+        assert_eq!(harness.refreshes().len(), ILL, "each was sent");
+        harness.link("v", &format!("p{ILL}")).await;
     }
 
     async fn p14_a_token_without_end_that_is_in_doubt_is_looked_at_once_a_look(engine) {

@@ -1,4 +1,4 @@
-//! Instance kinds, and what operators see: probes, metrics, reflection (parts of faults.md A6).
+//! Instance kinds, and what operators see: probes, metrics, reflection (parts of fault A6).
 
 use token_wallet::app::App;
 use token_wallet::domain::instance::InstanceKind;

@@ -1,4 +1,4 @@
-//! Answers that are lost on their way, and tokens that are rejected (faults.md P14, P15, P17): what callers are told,
+//! Answers that are lost on their way, and tokens that are rejected (faults P14, P15, P17): what callers are told,
 //! and what was sent.
 
 use std::collections::BTreeSet;

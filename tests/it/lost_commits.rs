@@ -1,4 +1,4 @@
-//! PostgreSQL commits and the wallet is not told (faults.md S3), at each change of a link and a refresh in turn.
+//! PostgreSQL commits and the wallet is not told (faults S3), at each change of a link and a refresh in turn.
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
-//! What operators see (design 11).
+//! What operators see (docs/metrics.md).
 
 use std::path::Path;
 use std::time::Duration;
 
-use token_wallet::sandbox::{Effect, Options, Reply, Rule};
+use token_wallet::sandbox::{DEFAULT_CLIENT_ID, Effect, Options, Reply, Rule};
 use token_wallet::telemetry::metrics::{self, METRICS};
 
 use crate::support::harness::{Harness, on_both_engines, until};
@@ -53,6 +53,19 @@ fn each_metric_is_caused_by_a_test() {
 }
 
 on_both_engines! {
+    async fn a_provider_that_cannot_be_used_hides_no_figures_of_the_others(engine) {
+        let mut harness = Harness::start(engine).await;
+        harness.create_own("own", DEFAULT_CLIENT_ID).await;
+        let ticket = harness.ticket_at("own", "u", "demo").await;
+        harness.complete("u", &ticket).await.unwrap();
+        let unknown = "UPDATE providers SET catalog_entry = 'gone' WHERE slug = 'sandbox'";
+        assert_eq!(harness.database().await.execute(unknown).await, 1);
+        harness.restart().await;
+        harness.turn().await.unwrap();
+        let life = harness.metric("token_wallet_smallest_remaining_life_seconds{provider=\"own\"}").await;
+        assert!((3_500.0..=3_600.0).contains(&life), "{life}");
+    }
+
     async fn what_alerts_look_at_is_there_from_the_start(engine) {
         let mut harness = Harness::with_users(engine, 1, Options::default()).await;
         let shown = async |harness: &Harness| {

@@ -1,8 +1,8 @@
-//! The store goes away right after a provider's answer and stays away for a minute (faults.md S2, S4): the new refresh
+//! The store goes away right after a provider's answer and stays away for a minute (faults S2, S4): the new refresh
 //! token is in the spool within 200 ms, and in the store within a second of its return, also if the process was killed
 //! in between.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use token_wallet::config::StoreUrl;
 use token_wallet::proto::v1::{GetAccessTokenResponse, StartLinkRequest};
@@ -13,13 +13,8 @@ use crate::support::database::Database;
 use crate::support::harness::{APP_URL, Engine, Harness, on_both_engines, reason, until};
 use crate::support::outage::{Outage, spooled};
 use crate::support::proxy::Proxy;
+use crate::support::real_time::{SPOOLED_BY, STORED_BY, now, say, time_until};
 use crate::support::service::Wallet;
-
-/// From the provider's answer on.
-const SPOOLED_BY: Duration = Duration::from_millis(200);
-
-/// From the store's return on.
-const STORED_BY: Duration = Duration::from_secs(1);
 
 const STORED: &str = "SELECT COUNT(*) FROM grants WHERE state = 'active' AND committed_fence > 0
     AND access_generation = committed_fence AND refresh_generation = committed_fence AND lease_until IS NULL";
@@ -281,26 +276,9 @@ fn newest_was_kept(refreshes: &[Request]) {
 }
 
 /// How long after `event` has begun the store is seen to have the answer, once `event` is over.
-#[expect(clippy::disallowed_methods, reason = "how long it really takes")]
 async fn time_until_stored(database: &Database, event: impl Future) -> Duration {
-    let began = Instant::now();
+    let began = now();
     event.await;
     time_until("it is stored", async || database.number(STORED).await == 1).await;
     began.elapsed()
-}
-
-/// How long it takes until `done`, in steps of some milliseconds.
-#[expect(clippy::disallowed_methods, reason = "how long it really takes")]
-async fn time_until(what: &str, mut done: impl AsyncFnMut() -> bool) -> Duration {
-    let began = Instant::now();
-    while !done().await {
-        assert!(began.elapsed() < Duration::from_secs(10), "waited in vain until {what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    began.elapsed()
-}
-
-#[expect(clippy::print_stdout, reason = "figures that a person wants to see")]
-fn say(what: std::fmt::Arguments<'_>) {
-    println!("{what}");
 }

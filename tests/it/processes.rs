@@ -1,4 +1,4 @@
-//! Processes that are killed, told to stop, or started where they should not be (faults.md S5, S7, S8): the built
+//! Processes that are killed, told to stop, or started where they should not be (faults S5, S7, S8): the built
 //! binary against a sandbox in this process.
 
 use std::path::PathBuf;

@@ -1,10 +1,9 @@
-//! Providers whose answers are none, or odd, or that cannot be reached (faults.md P4, P10, P12, P13, P19): what callers
+//! Providers whose answers are none, or odd, or that cannot be reached (faults P4, P10, P12, P13, P19): what callers
 //! are told, and what was sent.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use token_wallet::proto::v1;
 use token_wallet::sandbox::{
     DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Effect, Options, Person, Repeated, Reply, Request, Rule,
 };
@@ -175,10 +174,9 @@ on_both_engines! {
 
     async fn p13_p19_a_provider_that_cannot_be_reached_or_must_not_be_is_sent_nothing_and_ends_nothing(engine) {
         let harness = Harness::start(engine).await;
-        let own = configure_own(&harness).await;
+        harness.create_own("own", DEFAULT_CLIENT_ID).await;
         let ticket = harness.ticket_at("own", "u", "demo").await;
         harness.complete("u", &ticket).await.unwrap();
-        let database = harness.database().await;
         let good = format!("{}/token", harness.sandbox.base_url());
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let plain = harness.sandbox.addr();
@@ -192,12 +190,7 @@ on_both_engines! {
             "https://10.0.0.1/token".to_owned(),
             "http://169.254.169.254/token".to_owned(),
         ] {
-            let point = async |to: &str| {
-                let endpoints = own.replace("TOKEN_URL", to);
-                database.execute(&format!("UPDATE providers SET endpoints = '{endpoints}' WHERE slug = 'own'")).await;
-                rename(&harness, to).await;
-            };
-            point(&bad).await;
+            harness.point("own", &bad).await;
             harness.pass(DEAD);
             let get = || harness.get_at("own", "u");
             let before = harness.refreshes().len();
@@ -205,7 +198,7 @@ on_both_engines! {
             assert_eq!(reason(&failed), "PROVIDER_UNAVAILABLE", "{bad}");
             assert!(!failed.message().contains("169.254"), "{failed}");
             assert_eq!(harness.refreshes().len(), before, "{bad}");
-            point(&good).await;
+            harness.point("own", &good).await;
             // It was surely not sent, so nothing is in doubt.
             harness.pass(secs(6));
             assert!(harness.is_accepted(&get().await.unwrap().access_token).await, "{bad}");
@@ -215,37 +208,4 @@ on_both_engines! {
         assert_eq!(harness.events().await, counts([("account.linked", 1), ("provider.untrusted", 1)]));
         harness.assert_each_redeemed_once();
     }
-}
-
-/// Gives the provider `own` another name, so that what the wallet remembers of it is read anew.
-async fn rename(harness: &Harness, to: &str) {
-    let request = v1::UpdateProviderRequest {
-        provider: "own".into(),
-        display_name: to.chars().take(40).collect(),
-        update_mask: Some(prost_types::FieldMask { paths: vec!["display_name".into()] }),
-        ..Default::default()
-    };
-    harness.providers().update_provider(request).await.unwrap();
-}
-
-/// A provider `own`, by its endpoints, at the sandbox; they as they are stored, but for the token URL.
-async fn configure_own(harness: &Harness) -> String {
-    let base = harness.sandbox.base_url();
-    let request = v1::CreateProviderRequest {
-        slug: "own".into(),
-        catalog_entry: "oauth2".into(),
-        client_id: DEFAULT_CLIENT_ID.into(),
-        client_secret: DEFAULT_CLIENT_SECRET.into(),
-        additional_scopes: vec!["openid".into(), "offline_access".into()],
-        endpoints: Some(v1::ProviderEndpoints {
-            authorization_url: format!("{base}/authorize"),
-            token_url: format!("{base}/token"),
-            userinfo_url: format!("{base}/userinfo"),
-            ..Default::default()
-        }),
-        ..Default::default()
-    };
-    harness.providers().create_provider(request).await.unwrap();
-    let stored = harness.database().await.texts("SELECT endpoints FROM providers WHERE slug = 'own'").await;
-    stored[0].replace(&format!("{base}/token"), "TOKEN_URL")
 }

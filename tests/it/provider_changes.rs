@@ -1,4 +1,4 @@
-//! Providers changed while they are used, and what keeps requests away from them (faults.md P8, P9, N2, N5).
+//! Providers changed while they are used, and what keeps requests away from them (faults P8, P9, N2, N5).
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Providers that refuse or limit (faults.md P7, P8, P9, P11): what callers are told, and what was sent.
+//! Providers that refuse or limit (faults P7, P8, P9, P11): what callers are told, and what was sent.
 
 use std::time::Duration;
 

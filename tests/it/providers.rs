@@ -25,7 +25,7 @@ use url::Url;
 
 use crate::support::peer::{Peer, Reply, answer, json};
 
-const LATER: Verdict = Verdict::Later { after: None };
+const LATER: Verdict = Verdict::Later { after: None, answered: false };
 
 /// A registry over a store of its own.
 struct Scene {
@@ -223,7 +223,10 @@ async fn p10_an_answer_that_is_none_is_never_a_refusal() {
     for (reply, verdict) in [
         (answer(500, "", ""), Verdict::Unclear { after: None }),
         (answer(502, html, "<html>invalid_grant</html>"), Verdict::Unclear { after: None }),
-        (answer(503, "retry-after: 7\r\n", ""), Verdict::Later { after: Some(Duration::from_secs(7)) }),
+        (
+            answer(503, "retry-after: 7\r\n", ""),
+            Verdict::Later { after: Some(Duration::from_secs(7)), answered: false },
+        ),
         (answer(429, "retry-after: 86400\r\n", ""), Verdict::Limited { after: Some(Duration::from_mins(15)) }),
         (answer(200, "", ""), Verdict::Unknown),
         (answer(200, html, "<html>"), Verdict::Unknown),

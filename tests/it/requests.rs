@@ -1,4 +1,4 @@
-//! Requests that no proper client sends (faults.md G4, G7): each is refused with a fixed sentence, or harms nothing.
+//! Requests that no proper client sends (faults G4, G7): each is refused with a fixed sentence, or harms nothing.
 
 use std::time::Duration;
 

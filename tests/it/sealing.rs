@@ -1,4 +1,4 @@
-//! Root keys and damaged ciphertexts (faults.md K1, K2).
+//! Root keys and damaged ciphertexts (faults K1, K2).
 
 use std::os::unix::fs::PermissionsExt as _;
 

@@ -1,7 +1,7 @@
-//! Providers that never stop, cannot be reached, are somebody else, or sit where nobody may be called (faults.md P10,
+//! Providers that never stop, cannot be reached, are somebody else, or sit where nobody may be called (faults P10,
 //! P12, P13, P19): what callers are told meanwhile, and what was sent.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use token_wallet::domain::instance::InstanceKind;
 use token_wallet::proto::v1;
@@ -13,6 +13,7 @@ use crate::support::canary::{Canary, Searcher};
 use crate::support::harness::{APP_URL, Engine, Harness, on_both_engines, reason, until};
 use crate::support::oracle::counts;
 use crate::support::peer::Peer;
+use crate::support::real_time::now;
 use crate::support::service::Wallet;
 use crate::support::strangers::{Full, Impostor};
 
@@ -303,9 +304,4 @@ async fn p10_nothing_of_what_a_provider_says_is_logged_or_told() {
     let log = std::fs::read_to_string(wallet.folder().join("logs/1.stderr")).unwrap();
     let told = log.lines().filter(|line| line.contains("the token endpoint gave no token")).count();
     assert_eq!(told, answers.len(), "each failure is told, without its words");
-}
-
-#[expect(clippy::disallowed_methods, reason = "how long it really takes")]
-fn now() -> Instant {
-    Instant::now()
 }

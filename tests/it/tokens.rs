@@ -1,4 +1,4 @@
-//! Fresh tokens: gets, refreshes, the sweep (faults.md G2, G6, N1, P1, P2, P3).
+//! Fresh tokens: gets, refreshes, the sweep (faults G2, G6, N1, P1, P2, P3).
 
 use std::collections::HashSet;
 use std::time::Duration;

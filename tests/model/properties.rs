@@ -5,16 +5,16 @@ use crate::rules::{Engine, Rotation};
 use crate::world::{Access, Broken, Ended, GrantState, Kind, Life, Link, Loss, Process, World};
 use stateright::Property;
 
-pub(crate) const ONCE: &str = "P2: redemptions overlap only after a pause between a check and its send";
-pub(crate) const NEEDED: &str = "P2: what was just refreshed is not refreshed again";
-pub(crate) const KEPT: &str = "P3: what is durable or relied on is in the store or in a spool";
-pub(crate) const ORDERED: &str = "P3: no older answer replaces a newer one";
-pub(crate) const EXPLAINED: &str = "P3: every lost token has one of the unavoidable causes";
-pub(crate) const FAIR: &str = "P4: no grant ends while a replica that nobody gave up holds a working token";
-pub(crate) const DEAD_IS_DEAD: &str = "P4: when all is quiet, a dead grant is dead at the provider";
-pub(crate) const LAST: &str = "P4: doubt alone suspects no grant whose access token still serves";
-pub(crate) const GONE: &str = "P7: what the user ended is not served";
-pub(crate) const APART: &str = "P7: the grant of a reauthorization is not touched by the old one";
+pub(crate) const ONCE: &str = "promise P2: redemptions overlap only after a pause between a check and its send";
+pub(crate) const NEEDED: &str = "promise P2: what was just refreshed is not refreshed again";
+pub(crate) const KEPT: &str = "promise P3: what is durable or relied on is in the store or in a spool";
+pub(crate) const ORDERED: &str = "promise P3: no older answer replaces a newer one";
+pub(crate) const EXPLAINED: &str = "promise P3: every lost token has one of the unavoidable causes";
+pub(crate) const FAIR: &str = "promise P4: no grant ends while a replica that nobody gave up holds a working token";
+pub(crate) const DEAD_IS_DEAD: &str = "promise P4: when all is quiet, a dead grant is dead at the provider";
+pub(crate) const LAST: &str = "promise P4: doubt alone suspects no grant whose access token still serves";
+pub(crate) const GONE: &str = "promise P7: what the user ended is not served";
+pub(crate) const APART: &str = "promise P7: the grant of a reauthorization is not touched by the old one";
 pub(crate) const FREE: &str = "a grant in doubt is never stuck";
 
 type Condition = fn(&Engine, &World) -> bool;

@@ -261,15 +261,15 @@ pub(crate) struct Truth {
 /// The first promise that was broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Broken {
-    /// P2: two redemptions in flight, and neither was held up by a pause between its check and its send.
+    /// Promise P2: two redemptions in flight, and neither was held up by a pause between its check and its send.
     Overlap,
-    /// P2: a token that was just refreshed is refreshed again.
+    /// Promise P2: a token that was just refreshed is refreshed again.
     NeedlessRedemption,
-    /// P3: an older answer over a newer one.
+    /// Promise P3: an older answer over a newer one.
     Overwritten,
-    /// P4: a retry in doubt, neither held up by a pause nor refused in error, cost an access token that still served.
+    /// Promise P4: a retry in doubt, neither held up by a pause nor refused in error, cost an access token that still served.
     DoubtedEarly,
-    /// P4: ended while a replica held a working token that would have been stored, and that nobody had given up.
+    /// Promise P4: ended while a replica held a working token that would have been stored, and that nobody had given up.
     EndedInVain,
 }
 

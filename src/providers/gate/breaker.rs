@@ -23,23 +23,33 @@ const PROBING: Duration = Duration::from_secs(5);
 
 /// What a request says of its provider's health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signal {
-    /// It answered, whatever it answered.
+pub(in crate::providers) enum Signal {
+    /// It gave an answer that can be read, whatever that says.
     Well,
-    /// It could not be reached, gave no answer, or one that is none.
+    /// It could not be reached, gave no answer, one that is none, or said that it is out of order.
     Failed,
     /// Nothing: the request was given up by us.
     Neutral,
 }
 
 impl Signal {
-    /// What an outcome says. A refusal, a limit and a misconfiguration are answers too.
-    pub const fn of<T>(outcome: &Result<T, Verdict>) -> Self {
+    /// What an outcome says. A refusal, a limit, a misconfiguration and any other error code are answers too: ten grants
+    /// with a scope that the provider does not know say nothing of its health.
+    pub(in crate::providers) const fn of<T>(outcome: &Result<T, Verdict>) -> Self {
         match outcome {
-            Ok(_) | Err(Verdict::Refused(_) | Verdict::Misconfigured(_) | Verdict::Limited { .. }) => Self::Well,
-            Err(Verdict::Later { .. } | Verdict::Unclear { .. } | Verdict::Untrusted | Verdict::Unknown) => {
-                Self::Failed
-            }
+            Ok(_)
+            | Err(
+                Verdict::Refused(_)
+                | Verdict::Misconfigured(_)
+                | Verdict::Limited { .. }
+                | Verdict::Later { answered: true, .. },
+            ) => Self::Well,
+            Err(
+                Verdict::Later { answered: false, .. }
+                | Verdict::Unclear { .. }
+                | Verdict::Untrusted
+                | Verdict::Unknown,
+            ) => Self::Failed,
         }
     }
 }
@@ -280,7 +290,8 @@ mod tests {
             (Err(Verdict::Refused(code())), Signal::Well),
             (Err(Verdict::Misconfigured(code())), Signal::Well),
             (Err(Verdict::Limited { after: None }), Signal::Well),
-            (Err(Verdict::Later { after: None }), Signal::Failed),
+            (Err(Verdict::Later { after: None, answered: true }), Signal::Well),
+            (Err(Verdict::Later { after: None, answered: false }), Signal::Failed),
             (Err(Verdict::Unclear { after: None }), Signal::Failed),
             (Err(Verdict::Untrusted), Signal::Failed),
             (Err(Verdict::Unknown), Signal::Failed),

@@ -9,7 +9,7 @@ mod tally;
 
 use std::collections::{BTreeMap, HashMap};
 use std::pin::pin;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::domain::policy;
 use crate::domain::provider::{Limits, Slug};
 use crate::telemetry;
 
-pub use breaker::Signal;
+pub(super) use breaker::Signal;
 pub use budget::Urgency;
 
 use breaker::Breaker;
@@ -40,6 +40,7 @@ const TOLD_AGAIN: Duration = Duration::from_hours(1);
 pub struct Gate {
     clock: Clock,
     replicas: AtomicU32,
+    readings: AtomicU64,
     lanes: Mutex<HashMap<ProviderId, Arc<Lane>>>,
 }
 
@@ -106,6 +107,8 @@ struct State {
     pausing_until: Option<Timestamp>,
     /// What the row said when anybody read it last.
     paused_until: Option<Timestamp>,
+    /// Whoever began to read the row before may not have seen the last pause that began here.
+    noted: u64,
     /// When our credentials may be tried again, if they are refused.
     probe_at: Option<Timestamp>,
     limits: Limits,
@@ -125,7 +128,12 @@ enum Stop {
 impl Gate {
     /// For one replica, until [`Self::set_replicas`] says otherwise.
     pub(super) fn new(clock: Clock) -> Self {
-        Self { clock, replicas: AtomicU32::new(1), lanes: Mutex::default() }
+        Self { clock, replicas: AtomicU32::new(1), readings: AtomicU64::new(0), lanes: Mutex::default() }
+    }
+
+    /// The number of a look at rows that begins now: higher than those of all before it.
+    pub(super) fn reading(&self) -> u64 {
+        self.readings.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Waits until a request may be sent to the provider that `read` gives; first come, first served within an urgency.
@@ -174,11 +182,10 @@ impl Gate {
         }
     }
 
-    /// Up to `most` permits for background work at the token endpoint, as many as there are now; none while it is
-    /// closed.
-    pub fn try_permits(&self, provider: &Provider, most: usize) -> Vec<Permit> {
+    /// Permits for background work at the token endpoint, as many as there are now; none while it is closed.
+    pub fn try_permits(&self, provider: &Provider) -> Vec<Permit> {
         let lane = self.learn(provider);
-        std::iter::from_fn(|| self.admit(&lane, Some(Target::Token), Urgency::Background).ok()).take(most).collect()
+        std::iter::from_fn(|| self.admit(&lane, Some(Target::Token), Urgency::Background).ok()).collect()
     }
 
     /// What keeps requests away that no waiting for budget would end, by the row as it was read just now.
@@ -214,12 +221,13 @@ impl Gate {
         begins
     }
 
-    /// The row says now what [`Self::pause`] said: whoever changes it may end the pause.
+    /// The row says now what [`Self::pause`] said: whoever changes it may end the pause, as soon as it is read anew.
     pub(super) fn pause_is_noted(&self, provider: &Provider, until: Timestamp) {
         let lane = self.lane(provider);
         let mut state = lane.state();
         state.pausing_until = state.pausing_until.filter(|pausing| *pausing > until);
         state.paused_until = state.paused_until.max(Some(until));
+        state.noted = self.reading();
     }
 
     /// It refuses our credentials, as the row says now: also those who wait are told.
@@ -268,7 +276,8 @@ impl Gate {
         let (lane, standing) = (self.lane(provider), &provider.standing);
         let probe_at = standing.misconfigured_at.map(|since| standing.probe_at.unwrap_or(since));
         let mut state = lane.state();
-        let said = (standing.paused_until, probe_at, provider.limits);
+        let before_the_pause = state.paused_until.filter(|_| provider.reading < state.noted);
+        let said = (standing.paused_until.max(before_the_pause), probe_at, provider.limits);
         let known = (state.paused_until, state.probe_at, state.limits);
         (state.paused_until, state.probe_at, state.limits) = said;
         drop(state);
@@ -287,6 +296,7 @@ impl Gate {
             slug: provider.slug.clone(),
             pausing_until: None,
             paused_until: None,
+            noted: 0,
             probe_at: None,
             limits: provider.limits,
             budget: Budget::new(self.clock.now()),
@@ -322,7 +332,7 @@ impl Gate {
 
 impl Permit {
     /// The request was sent, and this came of it.
-    pub fn settle(mut self, signal: Signal) -> Settled {
+    pub(super) fn settle(mut self, signal: Signal) -> Settled {
         self.settled = true;
         Settled { closed_again: self.end(signal) }
     }

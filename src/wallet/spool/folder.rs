@@ -5,6 +5,7 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::SpoolError;
 use crate::clock::Timestamp;
@@ -13,6 +14,12 @@ use crate::domain::ids::{InstanceId, ReplicaId};
 /// More processes do not share one directory.
 const MOST: usize = 1024;
 
+/// So often a folder of theirs that is held is looked at again before another one is begun: whoever looks through what
+/// was left behind holds it for a moment.
+const LOOKS: u32 = 20;
+/// And so far apart.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// Whose spool is wanted.
 #[derive(Clone, Copy, Debug)]
 pub struct Whose {
@@ -20,6 +27,12 @@ pub struct Whose {
     pub instance: InstanceId,
     /// The replica, where the store knows it (`SQLite`); else that of the first free folder.
     pub replica: Option<ReplicaId>,
+}
+
+impl Whose {
+    fn is(self, (instance, replica): (InstanceId, ReplicaId)) -> bool {
+        instance == self.instance && self.replica.is_none_or(|known| known == replica)
+    }
 }
 
 /// A folder, locked.
@@ -32,25 +45,42 @@ pub(super) struct Folder {
 
 impl Folder {
     /// Takes the first folder below `directory` that nobody holds and that is theirs, or nobody's: then it becomes
-    /// theirs.
+    /// theirs. Blocks for up to a second where all of theirs are held.
+    #[expect(clippy::disallowed_methods, reason = "at the start, before anybody waits for anything")]
     pub(super) fn take(directory: &Path, whose: Whose, now: Timestamp) -> Result<Self, SpoolError> {
+        for _ in 0..LOOKS {
+            if let Some(folder) = Self::first(directory, whose, now, true)? {
+                return Ok(folder);
+            }
+            std::thread::sleep(LOOK);
+        }
+        Self::first(directory, whose, now, false)?.ok_or_else(|| SpoolError::Crowded(directory.to_owned()))
+    }
+
+    /// `None` where there is none; and for whoever is `patient`, instead of one that is nobody's behind one of theirs
+    /// that is held.
+    fn first(directory: &Path, whose: Whose, now: Timestamp, patient: bool) -> Result<Option<Self>, SpoolError> {
+        let mut held = false;
         for number in 0..MOST {
             let path = directory.join(number.to_string());
             let unusable = |error: io::Error| SpoolError::Directory(directory.to_owned(), error.to_string());
-            let Some(lock) = lock(&path).map_err(unusable)? else { continue };
-            let replica = if let Some((instance, replica)) = owner(&path)? {
-                let theirs = instance == whose.instance && whose.replica.is_none_or(|known| known == replica);
-                theirs.then_some(replica)
-            } else {
-                let replica = whose.replica.unwrap_or_else(|| ReplicaId::new(now));
-                own(&path, whose.instance, replica).map_err(|error| SpoolError::io(&path, &error))?;
-                Some(replica)
+            let Some(lock) = lock(&path).map_err(unusable)? else {
+                held |= owner(&path).is_ok_and(|owner| owner.is_some_and(|owner| whose.is(owner)));
+                continue;
             };
-            if let Some(replica) = replica {
-                return Ok(Self { path, replica, _lock: lock });
-            }
+            let replica = match owner(&path)? {
+                Some(owner) if whose.is(owner) => owner.1,
+                Some(_) => continue,
+                None if held && patient => return Ok(None),
+                None => {
+                    let replica = whose.replica.unwrap_or_else(|| ReplicaId::new(now));
+                    own(&path, whose.instance, replica).map_err(|error| SpoolError::io(&path, &error))?;
+                    replica
+                }
+            };
+            return Ok(Some(Self { path, replica, _lock: lock }));
         }
-        Err(SpoolError::Crowded(directory.to_owned()))
+        Ok(None)
     }
 
     /// The folders of the instance below `directory` that nobody holds.
@@ -130,6 +160,21 @@ mod tests {
         let mode =
             |path: &Path| std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions()) & 0o777;
         assert_eq!((mode(&path), mode(&path.join("replica")), mode(&path.join("lock"))), (0o700, 0o600, 0o600));
+    }
+
+    #[test]
+    fn who_starts_while_its_folder_is_looked_through_waits_and_is_the_same_replica() {
+        let directory = tempfile::tempdir().unwrap();
+        let whose = Whose { instance: InstanceId::new(NOW), replica: None };
+        let replica = Folder::take(directory.path(), whose, NOW).unwrap().replica;
+        let looking = Folder::left(directory.path(), whose.instance).next().unwrap();
+        assert!(Folder::first(directory.path(), whose, NOW, true).unwrap().is_none());
+        let again = std::thread::scope(|scope| {
+            let starting = scope.spawn(|| Folder::take(directory.path(), whose, NOW).unwrap().replica);
+            drop(looking);
+            starting.join().unwrap()
+        });
+        assert_eq!(again, replica);
     }
 
     #[test]

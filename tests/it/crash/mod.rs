@@ -1,4 +1,4 @@
-//! Killed at every step (faults.md S5): the built binary dies by SIGKILL where a failpoint says, is started again, and
+//! Killed at every step (faults S5): the built binary dies by SIGKILL where a failpoint says, is started again, and
 //! what must hold then is looked up at the sandbox, in the database and by asking. Time is moved from outside.
 //!
 //! A seed decides what is left to chance: see [`life::Chance`]. `TOKEN_WALLET_CRASH_RUNS` says how many seeds each step

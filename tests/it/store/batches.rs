@@ -1,4 +1,4 @@
-//! Results stored together: one transaction, and a bad one does no harm to the others (faults.md N7, S3).
+//! Results stored together: one transaction, and a bad one does no harm to the others (faults N7, S3).
 
 use std::time::Duration;
 

@@ -13,6 +13,7 @@ mod providers;
 mod records;
 mod schema;
 mod standing;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::ops::Deref;

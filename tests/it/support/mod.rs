@@ -15,6 +15,7 @@ pub mod own_provider;
 pub mod peer;
 pub mod postgres;
 pub mod proxy;
+pub mod real_time;
 pub mod service;
 pub mod strangers;
 pub mod writer;
