@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::grant::{Grant, Lease};
+use super::grant::{Grant, Lease, is_put_off};
 use super::policy;
 use crate::clock::Timestamp;
 
@@ -67,7 +67,7 @@ pub fn is_over(lease: Lease, now: Timestamp) -> bool {
 /// Whether the refresh token of `grant`, whose lease has run out without an outcome, may be sent again. `rejected`: a
 /// caller reports its access token as dead.
 pub fn judge(grant: &Grant, reuse: Reuse, sender: Sender, rejected: bool, now: Timestamp) -> Doubt {
-    if let Some(at) = grant.retry_not_before.filter(|at| *at > now) {
+    if let Some(at) = grant.retry_not_before.filter(|at| is_put_off(*at, now)) {
         return Doubt::WaitUntil(at);
     }
     // A time that lies ahead says nothing.
@@ -223,7 +223,7 @@ mod tests {
         let owner = ReplicaId::new(NOW);
         let over = |until| is_over(Lease { owner, until }, NOW);
         assert_eq!(
-            [NOW, NOW.plus(secs(1)), NOW.plus(secs(25)), NOW.plus(secs(26))].map(over),
+            [NOW, NOW.plus(secs(1)), NOW.plus(secs(900)), NOW.plus(secs(901))].map(over),
             [true, false, false, true]
         );
         let tomorrow = NOW.plus(Duration::from_hours(24));

@@ -280,7 +280,7 @@ impl Grant {
     pub fn wait_until(&self, now: Timestamp) -> Option<Timestamp> {
         let attempted_at = self.attempted_at.filter(|_| self.attempts > 0);
         let again_at = attempted_at.map(|at| at.plus(policy::retry_for_waiting(self.freshness.span())));
-        again_at.max(self.retry_not_before).filter(|at| *at > now)
+        [again_at, self.retry_not_before].into_iter().flatten().filter(|at| is_put_off(*at, now)).max()
     }
 
     /// What the provider's refusal makes of this grant: suspect at first, dead when confirmed.
@@ -297,6 +297,11 @@ impl Grant {
         let retry = policy::retry_at(now, self.freshness.span(), self.lives(now), self.attempts + 1, spread);
         earliest.map_or(retry, |earliest| earliest.max(retry))
     }
+}
+
+/// Whether an attempt is put off until then. What no clock has written that was about right puts off nothing.
+pub(super) fn is_put_off(until: Timestamp, now: Timestamp) -> bool {
+    until > now && until <= policy::latest(now, policy::LONGEST_PAUSE)
 }
 
 #[cfg(test)]
@@ -337,6 +342,20 @@ pub(crate) mod tests {
 
     fn min_ttl(secs: u64) -> Need {
         Need { min_ttl: Some(Duration::from_secs(secs)), ..Need::default() }
+    }
+
+    #[test]
+    fn s9_what_a_clock_ahead_has_put_off_is_not_waited_for() {
+        let secs = Duration::from_secs;
+        let off = |retry, attempted| Grant {
+            attempts: 1,
+            retry_not_before: Some(NOW.plus(secs(retry))),
+            attempted_at: Some(NOW.plus(secs(attempted))),
+            ..hour(3_600)
+        };
+        assert_eq!(off(900, 0).wait_until(NOW), Some(NOW.plus(secs(900))));
+        assert_eq!(off(86_400, 0).wait_until(NOW), Some(NOW.plus(secs(5))));
+        assert_eq!(off(86_400, 86_400).wait_until(NOW), None);
     }
 
     #[test]

@@ -19,10 +19,13 @@ const CLIENT_ERRORS: [&str; 2] = ["invalid_client", "unauthorized_client"];
 /// 15.6.4).
 pub fn classify(response: &Response, entry: &Entry, now: Timestamp) -> Verdict {
     let code = error_code(&response.body);
+    // Frameworks put the status' name there: that is no word of the token endpoint (RFC 6749 section 5.2).
+    let spoke = code.as_deref().is_some_and(|code| word(code) == code);
     match (response.status, code.as_deref()) {
         (429, _) => Verdict::Limited { after: retry_after(response, now) },
-        (503, _) | (500.., Some(_)) => Verdict::Later { after: retry_after(response, now), answered: false },
-        (408 | 500.., None) => Verdict::Unclear { after: retry_after(response, now) },
+        (503, _) => Verdict::Later { after: retry_after(response, now), answered: false },
+        (408 | 500.., _) if !spoke => Verdict::Unclear { after: retry_after(response, now) },
+        (500.., _) => Verdict::Later { after: retry_after(response, now), answered: false },
         (_, Some(code)) if entry.dead_grant_errors.iter().any(|dead| dead == code) => Verdict::Refused(word(code)),
         (_, Some(code)) if CLIENT_ERRORS.contains(&code) => Verdict::Misconfigured(word(code)),
         // RFC 6749 section 5.2: 401 is the answer to a failed client authentication.
@@ -149,6 +152,8 @@ pub(crate) mod tests {
             (500, r#"{"error":null}"#, UNCLEAR),
             (500, "", UNCLEAR),
             (502, "<h1>invalid_grant</h1>", UNCLEAR),
+            (504, r#"{"status":504,"error":"Gateway Timeout"}"#, UNCLEAR),
+            (500, r#"{"error":"server_error"}"#, LATER),
             (504, r#"{"message":"timed out"}"#, UNCLEAR),
             (599, "", UNCLEAR),
             (503, r#"{"error":"invalid_client"}"#, LATER),

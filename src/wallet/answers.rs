@@ -167,9 +167,9 @@ impl Answers {
         lock(&self.refused).insert(grant, fence);
     }
 
-    /// Whether the answer of this claim is here though the store does not take it.
-    pub(super) fn has_refused(&self, grant: GrantId, fence: i64) -> bool {
-        lock(&self.refused).get(&grant) == Some(&fence)
+    /// Whether an answer is here that the store does not take, newer than the one of this fence.
+    pub(super) fn has_refused(&self, grant: GrantId, committed_fence: i64) -> bool {
+        lock(&self.refused).get(&grant).is_some_and(|fence| *fence > committed_fence)
     }
 
     /// From now on this process does not give the flow up.

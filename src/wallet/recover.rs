@@ -16,6 +16,9 @@ use crate::store::StoreError;
 /// How many of a provider are looked at in one run.
 const BATCH: u32 = 100;
 
+/// How often a grant is looked at whose answer the store has refused.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
 /// Another replica gets this long, from when the store can be reached again, to bring an answer that it holds.
 pub(super) const SETTLED: Duration = Duration::from_secs(10);
 
@@ -69,7 +72,12 @@ impl Inner {
             // An older answer came in late: there is nothing to recover for now.
             return Ok(Err(Landing::Elsewhere));
         }
-        let sender = self.sender(judged, lease, now).await?;
+        if self.answers.has_refused(judged.id, judged.committed_fence) {
+            let at = now.plus(LOOK_AGAIN);
+            self.store.postpone_doubt(judged, at, now).await?;
+            return Ok(Err(wait(at)));
+        }
+        let sender = self.sender(lease).await?;
         let rejected = matches!(errand, Errand::Rejected | Errand::Probe);
         match self.wait_for_the_store(sender, doubt::judge(judged, provider.entry.reuse(), sender, rejected, now), now)
         {
@@ -83,10 +91,7 @@ impl Inner {
 
     /// What is known of who sent it. A flight of this process outranks its lease, so that what is judged here is what
     /// nobody flies.
-    async fn sender(&self, judged: &Grant, lease: Lease, now: Timestamp) -> Result<Sender, StoreError> {
-        if self.answers.has_refused(judged.id, judged.fence) {
-            return Ok(Sender::LastHeard(Some(now)));
-        }
+    async fn sender(&self, lease: Lease) -> Result<Sender, StoreError> {
         if lease.owner == self.replica {
             return Ok(Sender::KnowsNothing);
         }
