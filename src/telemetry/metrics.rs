@@ -290,15 +290,15 @@ pub fn statement(name: &'static str) {
 
 /// What is counted of a part of memory.
 pub struct Shelf {
-    /// [`CACHE_HITS`].
+    /// Look-ups that found something.
     pub hits: Counter,
-    /// [`CACHE_MISSES`].
+    /// Look-ups that had to go to the store.
     pub misses: Counter,
-    /// [`CACHE_DROPS`].
+    /// Changes that made something stale.
     pub drops: Counter,
-    /// [`CACHE_BYTES`].
+    /// Bytes held.
     pub bytes: Gauge,
-    /// [`CACHE_ENTRIES`].
+    /// Entries held.
     pub entries: Gauge,
 }
 
