@@ -222,13 +222,13 @@ async fn s4_while_the_pool_is_exhausted_results_are_stored_and_nothing_new_is_se
                     WHERE datname = current_database() AND wait_event_type = 'Lock'";
         let all = i64::from(harness.config.store.max_connections);
         until("the pool is exhausted", async || database.number(busy).await == all).await;
-        harness.sandbox.release();
-        let stored = "SELECT COUNT(*) FROM grants WHERE user_id = 'u0' AND committed_fence = 1";
-        until("it is stored", async || database.number(stored).await == 1).await;
-        assert_eq!(database.number(busy).await, all);
         let refused = harness.get("u1").await.unwrap_err();
         assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "STORE_UNAVAILABLE"));
         assert_eq!(harness.refreshes().len(), 1);
+        harness.sandbox.release();
+        let stored = "SELECT COUNT(*) FROM grants WHERE user_id = 'u0' AND committed_fence = 1";
+        until("it is stored", async || database.number(stored).await == 1).await;
+        assert_eq!(database.number(busy).await, all, "by connections of its own");
         locked.close().await.unwrap();
         join_all(waiting).await;
     };

@@ -229,8 +229,9 @@ on_both_engines! {
         harness.pass(Duration::from_secs(250));
         harness.turns("sweep", 2).await;
         harness.link("other", "alice").await;
+        // Slowly enough for the sweep, which runs each second, to meet it while it counts as asked for.
         until("the sweep has turned", async || {
-            harness.pass(Duration::from_secs(10));
+            harness.pass(Duration::from_secs(2));
             harness.refreshes().len() > 3
         })
         .await;
