@@ -25,7 +25,13 @@ pub(super) struct Lanes(Arc<Mutex<Queues>>);
 struct Queues {
     taken: bool,
     waiting: [VecDeque<oneshot::Sender<Turn>>; 3],
+    /// How many turns in a row were given while somebody less urgent waited.
+    overtaken: u32,
 }
+
+/// After so many turns the least urgent lane has one: else whoever refreshes without a pause keeps users from linking,
+/// and this process from giving signs of life.
+const OVERTAKEN_AT_MOST: u32 = 8;
 
 /// Leave to write. The next in line gets it when this is dropped.
 pub(super) struct Turn(Option<Lanes>);
@@ -49,7 +55,7 @@ impl Lanes {
 
     fn pass_on(&self) {
         let mut queues = self.lock();
-        while let Some(next) = queues.waiting.iter_mut().find_map(VecDeque::pop_front) {
+        while let Some(next) = queues.next() {
             match next.send(Turn(Some(self.clone()))) {
                 Ok(()) => return,
                 // Left the queue. Its turn is void: dropped as it is, it would come back here.
@@ -65,6 +71,16 @@ impl Lanes {
     }
 }
 
+impl Queues {
+    fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
+        let first = self.waiting.iter().position(|lane| !lane.is_empty())?;
+        let last = self.waiting.iter().rposition(|lane| !lane.is_empty())?;
+        let overtakes = first < last && self.overtaken < OVERTAKEN_AT_MOST;
+        self.overtaken = if overtakes { self.overtaken + 1 } else { 0 };
+        self.waiting[if overtakes { first } else { last }].pop_front()
+    }
+}
+
 impl Drop for Turn {
     fn drop(&mut self) {
         if let Some(lanes) = self.0.take() {
@@ -77,13 +93,13 @@ impl Drop for Turn {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn n7_results_overtake_claims_and_claims_overtake_the_rest() {
+    /// In which order so many of each lane write who all wait.
+    async fn order_of(waiting: [(Lane, usize); 3]) -> Vec<(Lane, usize)> {
         let lanes = Lanes::default();
         let held = lanes.turn(Lane::Rest).await;
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut writes = Vec::new();
-        for (lane, count) in [(Lane::Rest, 50), (Lane::Claims, 10), (Lane::Results, 1)] {
+        for (lane, count) in waiting {
             for number in 0..count {
                 let (lanes, order) = (lanes.clone(), Arc::clone(&order));
                 writes.push(tokio::spawn(async move {
@@ -98,10 +114,23 @@ mod tests {
         for write in writes {
             write.await.unwrap();
         }
-        let expected = [(Lane::Results, 1), (Lane::Claims, 10), (Lane::Rest, 50)];
+        let order = order.lock().unwrap();
+        order.clone()
+    }
+
+    #[tokio::test]
+    async fn n7_results_overtake_claims_and_claims_overtake_the_rest() {
+        let expected = [(Lane::Results, 1), (Lane::Claims, 5), (Lane::Rest, 50)];
         let expected: Vec<_> =
             expected.into_iter().flat_map(|(lane, count)| (0..count).map(move |number| (lane, number))).collect();
-        assert_eq!(*order.lock().unwrap(), expected);
+        assert_eq!(order_of([(Lane::Rest, 50), (Lane::Claims, 5), (Lane::Results, 1)]).await, expected);
+    }
+
+    #[tokio::test]
+    async fn n7_however_much_is_urgent_the_rest_has_its_turn() {
+        let order = order_of([(Lane::Rest, 3), (Lane::Claims, 20), (Lane::Results, 20)]).await;
+        let places: Vec<_> = (0..order.len()).filter(|place| order[*place].0 == Lane::Rest).collect();
+        assert_eq!(places, [8, 17, 26]);
     }
 
     #[tokio::test]

@@ -40,15 +40,6 @@ struct Batch {
     told: Vec<oneshot::Sender<Result<Recorded, StoreError>>>,
 }
 
-/// Where results are recorded.
-pub(super) trait Books: Clone + Send + Sync + 'static {
-    /// [`Store::record_all`].
-    fn record_all(
-        &self,
-        changes: &[GrantChange],
-    ) -> impl Future<Output = Result<Vec<Result<Recorded, StoreError>>, StoreError>> + Send;
-}
-
 /// Offers answers to the store, and remembers whether it took the last one.
 #[derive(Clone)]
 struct Offers {
@@ -58,12 +49,12 @@ struct Offers {
 
 impl Ledger {
     /// Commits in tasks of its own, until `closing`.
-    pub(super) fn new(books: impl Books, closing: CancellationToken) -> Self {
+    pub(super) fn new(store: Store, closing: CancellationToken) -> Self {
         let (postings, queue) = mpsc::unbounded_channel();
         let offers = Offers { away: watch::Sender::new(false), closing };
         let (held, held_queue) = mpsc::unbounded_channel();
-        tokio::spawn(keep(books.clone(), offers.clone(), queue, held));
-        tokio::spawn(keep_held(books, offers.clone(), held_queue));
+        tokio::spawn(keep(store.clone(), offers.clone(), queue, held));
+        tokio::spawn(keep_held(store, offers.clone(), held_queue));
         Self { postings, offers }
     }
 
@@ -134,10 +125,10 @@ impl Batch {
         self.told.push(told);
     }
 
-    /// Has the books take it, and tells who waits what became of theirs. Answers what the books do not take for now
-    /// though they are there; `None` at the end.
-    async fn commit(self, books: &impl Books, offers: &Offers) -> Option<Vec<(Posting, StoreError)>> {
-        let recorded = offers.offer(|| books.record_all(&self.changes)).await.ok()?;
+    /// Has the store take it, and tells who waits what became of theirs. Answers what the store does not take for now
+    /// though it is there; `None` at the end.
+    async fn commit(self, store: &Store, offers: &Offers) -> Option<Vec<(Posting, StoreError)>> {
+        let recorded = offers.offer(|| store.record_all(&self.changes)).await.ok()?;
         let mut left = Vec::new();
         let results = recorded.len();
         for (recorded, (change, told)) in recorded.into_iter().zip(self.changes.into_iter().zip(self.told)) {
@@ -156,14 +147,8 @@ impl Batch {
     }
 }
 
-impl Books for Store {
-    async fn record_all(&self, changes: &[GrantChange]) -> Result<Vec<Result<Recorded, StoreError>>, StoreError> {
-        Self::record_all(self, changes).await
-    }
-}
-
 async fn keep(
-    books: impl Books,
+    store: Store,
     offers: Offers,
     mut queue: mpsc::UnboundedReceiver<Posting>,
     held: mpsc::UnboundedSender<Posting>,
@@ -176,7 +161,7 @@ async fn keep(
         {
             batch.push(next);
         }
-        let Some(left) = batch.commit(&books, &offers).await else { return };
+        let Some(left) = batch.commit(&store, &offers).await else { return };
         for (posting, error) in left {
             let GrantChange { grant, fence, .. } = posting.change;
             tracing::warn!(%grant, fence, %error, "the store does not take a result for now; trying it again and again");
@@ -188,7 +173,7 @@ async fn keep(
 
 /// Offers again what somebody holds in the store, apart from the rest and after a pause, those that were not tried for
 /// longest first.
-async fn keep_held(books: impl Books, offers: Offers, mut queue: mpsc::UnboundedReceiver<Posting>) {
+async fn keep_held(store: Store, offers: Offers, mut queue: mpsc::UnboundedReceiver<Posting>) {
     let (mut held, mut pause) = (VecDeque::new(), FIRST_PAUSE);
     loop {
         if held.is_empty() {
@@ -207,91 +192,11 @@ async fn keep_held(books: impl Books, offers: Offers, mut queue: mpsc::Unbounded
         for posting in held.drain(..held.len().min(MOST)) {
             batch.push(posting);
         }
-        let Some(left) = batch.commit(&books, &offers).await else { return };
+        let Some(left) = batch.commit(&store, &offers).await else { return };
         held.extend(left.into_iter().map(|(posting, _)| posting));
     }
 }
 
 fn stopping() -> StoreError {
     StoreError::Unavailable("this process is stopping".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-    use std::sync::{Arc, Mutex};
-
-    use super::*;
-    use crate::clock::Timestamp;
-    use crate::domain::grant::GrantState;
-    use crate::domain::ids::{AccountId, GrantId};
-    use crate::store::Outcome;
-
-    const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
-
-    /// Books with rows that somebody holds.
-    #[derive(Clone, Default)]
-    struct Held {
-        rows: Arc<Mutex<HashSet<GrantId>>>,
-        /// How often each of them was asked for in vain.
-        tries: Arc<Mutex<Vec<GrantId>>>,
-    }
-
-    impl Books for Held {
-        async fn record_all(&self, changes: &[GrantChange]) -> Result<Vec<Result<Recorded, StoreError>>, StoreError> {
-            let rows = self.rows.lock().unwrap();
-            let record = |change: &GrantChange| {
-                if rows.contains(&change.grant) {
-                    self.tries.lock().unwrap().push(change.grant);
-                    return Err(StoreError::Busy("held".to_owned()));
-                }
-                Ok(Recorded::Stored(GrantState::Active))
-            };
-            Ok(changes.iter().map(record).collect())
-        }
-    }
-
-    fn change() -> GrantChange {
-        GrantChange {
-            grant: GrantId::new(NOW),
-            account: AccountId::new(NOW),
-            fence: 1,
-            outcome: Outcome::Verdict {
-                state: GrantState::Active,
-                due_at: None,
-                retry_not_before: None,
-                reason: None,
-                committed_fence: 0,
-            },
-            event: None,
-            announce: None,
-            at: NOW,
-        }
-    }
-
-    #[tokio::test]
-    async fn n7_rows_that_somebody_holds_keep_no_other_result_waiting_and_are_asked_for_with_pauses() {
-        const ROWS: usize = MOST + 50;
-        let books = Held::default();
-        let held: Vec<_> = (0..ROWS).map(|_| change()).collect();
-        books.rows.lock().unwrap().extend(held.iter().map(|change| change.grant));
-        let closing = CancellationToken::new();
-        let ledger = Ledger::new(books.clone(), closing.clone());
-        let waiting: Vec<_> = held.into_iter().map(|change| tokio::spawn(ledger.commit(change))).collect();
-        for _ in 0..100 {
-            let stored = tokio::time::timeout(Duration::from_secs(5), ledger.commit(change())).await;
-            assert_eq!(stored.unwrap().unwrap(), Recorded::Stored(GrantState::Active));
-        }
-        tokio::time::sleep(FIRST_PAUSE * 2).await;
-        let tries = books.tries.lock().unwrap().len();
-        // Once with the others, and then a batch of them after each pause.
-        assert!(tries <= ROWS + 3 * MOST, "{tries}");
-        books.rows.lock().unwrap().clear();
-        for stored in waiting {
-            let stored = tokio::time::timeout(Duration::from_secs(5), stored).await;
-            assert_eq!(stored.unwrap().unwrap().unwrap(), Recorded::Stored(GrantState::Active));
-        }
-        closing.cancel();
-        assert!(ledger.commit(change()).await.is_err());
-    }
 }

@@ -42,9 +42,10 @@ on_both_engines! {
             }
             (rounds, slowest, began.elapsed())
         };
-        let (turned, (rounds, slowest, whole)) = tokio::join!(harness.turn(), refreshing);
+        // At once: a housekeeping that gave up would be waited for without end.
+        let housekeeping = async { harness.turn().await.unwrap() };
+        let ((), (rounds, slowest, whole)) = tokio::join!(housekeeping, refreshing);
         say(format_args!("{engine:?}: {rounds} times {USERS} refreshes in the {whole:.1?} that {ROWS} rows took, the slowest {slowest:.1?}"));
-        turned.unwrap();
         assert!(rounds > 1, "nothing was refreshed while rows were removed");
         assert!(slowest < LEASE / 2, "{slowest:?}");
         assert!(slowest < whole / 4, "{slowest:?} of {whole:?}: it has waited for the housekeeping");
@@ -134,6 +135,44 @@ on_both_engines! {
         let metrics = wallet.http.get(wallet.ops("/metrics")).send().await.unwrap().text().await.unwrap();
         assert!(metrics.contains("token_wallet_spool_unreadable_total 1"), "{metrics}");
     }
+}
+
+#[tokio::test]
+async fn n7_a_row_that_somebody_holds_keeps_no_other_result_waiting() {
+    const USERS: usize = 13;
+    let harness = Harness::with_users(Engine::Postgres, USERS, Options::default()).await;
+    let database = harness.database().await;
+    harness.sandbox.set_faults([Rule::refresh(Effect::Hold).after()]);
+    harness.pass(DEAD);
+    let mut holding = sqlx::PgConnection::connect(harness.config.store.url.expose()).await.unwrap();
+    let gets = (0..USERS).map(|n| {
+        let (harness, user) = (&harness, format!("u{n}"));
+        async move { harness.told(&user).await }
+    });
+    let releasing = async {
+        harness.sandbox.wait_held(USERS).await;
+        let hold = "BEGIN; SELECT id FROM grants WHERE user_id = 'u0' FOR UPDATE";
+        sqlx::raw_sql(hold).execute(&mut holding).await.unwrap();
+        harness.sandbox.clear_faults();
+    };
+    let (told, ()) = tokio::join!(join_all(gets), releasing);
+    for (n, told) in told.iter().enumerate() {
+        assert_eq!(told, if n == 0 { "STORE_UNAVAILABLE" } else { "OK" }, "u{n}");
+    }
+    // Later ones do not even wait for their lock: it is asked for apart from them.
+    harness.pass(DEAD);
+    let mut waited = Vec::new();
+    for n in 1..USERS {
+        waited.push(timed(&harness, n).await);
+    }
+    waited.sort_unstable();
+    assert!(waited[USERS / 2] < Duration::from_millis(400), "{waited:?}");
+    let stored = "SELECT COUNT(*) FROM grants WHERE committed_fence > 0";
+    assert_eq!(database.number(stored).await, 12);
+    holding.close().await.unwrap();
+    until("it is stored", async || database.number(stored).await == 13).await;
+    until("u0 is served", async || harness.told("u0").await == "OK").await;
+    harness.assert_each_redeemed_once();
 }
 
 #[tokio::test]

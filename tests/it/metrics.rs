@@ -75,10 +75,14 @@ on_both_engines! {
         for name in ["spool_failures_total", "spool_unreadable_total"] {
             assert!(text.contains(&format!("token_wallet_{name} 0\n")), "{name} is not 0 in\n{text}");
         }
-        harness.restart().await;
         // Nobody waits for the stroke of the minute.
-        let last = "token_wallet_smallest_remaining_life_seconds{";
-        until("the census is taken", async || shown(&harness).await.contains(last)).await;
+        let censuses = async |harness: &Harness| {
+            harness.metric("token_wallet_job_runs_total{job=\"census\",outcome=\"well\"}").await
+        };
+        until("the census of the start is taken", async || censuses(&harness).await > 0.0).await;
+        let before = censuses(&harness).await;
+        harness.restart().await;
+        until("that of the next start is taken", async || censuses(&harness).await > before).await;
         let text = shown(&harness).await;
         for series in [
             "grants{state=\"active\"} 1\n",
