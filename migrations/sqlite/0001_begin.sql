@@ -146,6 +146,11 @@ CREATE TABLE grants (
     -- When the consent runs out by itself, and when to say so ahead.
     consent_ends_at    INTEGER,
     warn_at            INTEGER,
+    -- Since when it is ending, why, and when its revocation is next tried; null when there is nothing left to revoke.
+    ending_at          INTEGER,
+    ending_reason      TEXT,
+    revoke_at          INTEGER,
+    revoke_attempts    INTEGER NOT NULL DEFAULT 0,
     created_at         INTEGER NOT NULL,
     CHECK ((refresh_token IS NULL) = (refresh_generation IS NULL)),
     CHECK ((lease_owner IS NULL) = (lease_until IS NULL)),
@@ -161,6 +166,8 @@ CREATE INDEX grants_to_sweep ON grants (provider_id, sweep_at) WHERE is_current 
 CREATE INDEX grants_suspected ON grants (provider_id, suspect_at) WHERE suspect_at IS NOT NULL;
 -- Consents that run out.
 CREATE INDEX grants_to_warn ON grants (warn_at) WHERE warn_at IS NOT NULL;
+-- Revocations that are due.
+CREATE INDEX grants_to_revoke ON grants (revoke_at) WHERE revoke_at IS NOT NULL;
 -- Leases left over by a process that died, and requests without an answer.
 CREATE INDEX grants_leased ON grants (lease_until) WHERE lease_until IS NOT NULL;
 

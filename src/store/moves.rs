@@ -115,7 +115,10 @@ statements! {
             CASE WHEN CAST($15 AS BIGINT) < CAST($16 AS BIGINT) THEN $15 ELSE $18 END, $19, $20, 0, 0, 0, $17)"
     }
     // The lease stays: an answer on its way is still stored, for the revocation.
-    END_CURRENT_GRANT { "UPDATE grants SET state = 'ending', is_current = FALSE WHERE account_id = $1 AND is_current" }
+    END_CURRENT_GRANT {
+        "UPDATE grants SET state = 'ending', is_current = FALSE, ending_at = $2, ending_reason = $3, revoke_at = $2
+         WHERE account_id = $1 AND is_current"
+    }
     CURRENT_GRANT { "SELECT id FROM grants WHERE account_id = $1 AND is_current" }
     UNLINK {
         "UPDATE external_accounts SET state = 'unlinked', state_reason = NULL, is_default = FALSE, unlinked_at = $2
@@ -173,7 +176,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<Option<bool>, StoreError> {
         let mut tx = self.db.begin().await?;
-        tx.execute(&END_CURRENT_GRANT, args![account]).await?;
+        tx.execute(&END_CURRENT_GRANT, args![account, now, "unlinked"]).await?;
         if tx.execute(&UNLINK, args![account, now]).await? == 0 {
             return Ok(Some(false));
         }
@@ -217,8 +220,8 @@ async fn create(tx: &mut Tx, deposit: &Deposit) -> Result<Deposited, StoreError>
 }
 
 async fn relink(tx: &mut Tx, deposit: &Deposit) -> Result<Deposited, StoreError> {
-    let Deposit { account, user, provider, subject, profile, .. } = deposit;
-    let ended = tx.execute(&END_CURRENT_GRANT, args![*account]).await?;
+    let Deposit { account, user, provider, subject, profile, now, .. } = deposit;
+    let ended = tx.execute(&END_CURRENT_GRANT, args![*account, *now, "superseded"]).await?;
     let relinked = tx.execute(&RELINK, args![*account, user, *provider, subject.as_str(), profile]).await?;
     Ok(if (ended, relinked) == (1, 1) { Deposited::Done } else { Deposited::Changed })
 }
