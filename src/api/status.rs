@@ -87,6 +87,8 @@ const fn meaning(failure: &Failure) -> (Code, &'static str) {
         Failure::StoreUnavailable => (Code::Unavailable, "STORE_UNAVAILABLE"),
         Failure::FlowInProgress => (Code::Unavailable, "FLOW_IN_PROGRESS"),
         Failure::GrantQuarantined => (Code::DataLoss, "GRANT_QUARANTINED"),
+        Failure::EventsGone => (Code::OutOfRange, "EVENTS_GONE"),
+        Failure::TooManyWatchers => (Code::ResourceExhausted, "TOO_MANY_WATCHERS"),
         Failure::DeadlineExceeded => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
         Failure::Internal => (Code::Internal, "INTERNAL"),
     }
@@ -107,7 +109,7 @@ const fn retry_after(failure: &Failure) -> Option<Duration> {
         Failure::ProviderUnavailable { retry_after } | Failure::AccessTokenRejected { retry_after } => {
             Some(*retry_after)
         }
-        Failure::StoreUnavailable | Failure::FlowInProgress => Some(STORE_RETRY),
+        Failure::StoreUnavailable | Failure::FlowInProgress | Failure::TooManyWatchers => Some(STORE_RETRY),
         _ => None,
     }
 }

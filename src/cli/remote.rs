@@ -18,6 +18,7 @@ use super::output::plain;
 use crate::config;
 use crate::domain::secret::ApiKey;
 use crate::proto::v1::api_client_service_client::ApiClientServiceClient;
+use crate::proto::v1::event_service_client::EventServiceClient;
 use crate::proto::v1::external_account_service_client::ExternalAccountServiceClient;
 use crate::proto::v1::provider_service_client::ProviderServiceClient;
 use crate::proto::v1::redirect_url_service_client::RedirectUrlServiceClient;
@@ -131,6 +132,10 @@ impl Remote {
         RedirectUrlServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
     }
 
+    pub(super) fn events(&self) -> EventServiceClient<Authorized> {
+        EventServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+
     pub(super) fn clients(&self) -> ApiClientServiceClient<Authorized> {
         ApiClientServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
     }
@@ -206,6 +211,17 @@ pub(super) fn reason(status: &Status) -> Option<String> {
     status.get_details_error_info().map(|info| info.reason)
 }
 
+/// Whether what ended a stream may have passed soon: nobody is there, or the wallet says so.
+pub(super) fn may_pass(error: &anyhow::Error) -> bool {
+    let Some(status) = error.downcast_ref::<Status>() else { return false };
+    match status.code() {
+        Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded | Code::Internal => true,
+        // A connection that broke.
+        Code::Unknown | Code::Cancelled => reason(status).is_none(),
+        _ => false,
+    }
+}
+
 /// An answer that is not the wallet's own: nobody is there, or somebody else is.
 fn without_reason(status: &Status) -> Explanation {
     let (text, hint) = match status.code() {
@@ -249,6 +265,7 @@ fn hint(reason: &str) -> Option<&'static str> {
              documentation; the wallet's log says what came of the request"
         }
         "FLOW_EXPIRED" | "FLOW_CANCELLED" | "TICKET_SPENT" => "start again",
+        "EVENTS_GONE" => "begin anew, without --from; `token-wallet events list` shows what is kept",
         "SHARED_CREDENTIALS_IN_PRODUCTION" => "try it with `token-wallet dev`",
         "GRANT_QUARANTINED" => "the wallet's log names the cell; check with `token-wallet keys status`, or link again",
         "INTERNAL" => "the wallet's log says what happened",

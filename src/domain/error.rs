@@ -106,6 +106,12 @@ pub enum Failure {
     /// A stored token does not open.
     #[error("the stored grant cannot be opened; an operator must look")]
     GrantQuarantined,
+    /// What the cursor asks for was removed for its age.
+    #[error("the events after the cursor are not kept any more")]
+    EventsGone,
+    /// The process has as many watchers as it may have.
+    #[error("too many watchers; try again later, or another replica")]
+    TooManyWatchers,
     /// The call took longer than it may.
     #[error("the deadline has passed")]
     DeadlineExceeded,

@@ -12,6 +12,7 @@ mod crash;
 mod dev;
 mod durable;
 mod engine;
+mod events;
 mod flows;
 mod gate;
 mod instances;
