@@ -23,6 +23,12 @@ pub enum EventKind {
     AccountExpiresSoon,
     /// The provider gave no refresh token though one was asked for.
     AccountNotRefreshable,
+    /// The tokens of a grant that ended were taken back at the provider. The reason `in_doubt`: those that are known.
+    GrantRevoked,
+    /// They could not be, for a day or for good; the reason is the last word of it.
+    GrantRevocationFailed,
+    /// They were not tried: the provider takes nothing back, or would take back a newer consent with them.
+    GrantNotRevoked,
     /// A provider refuses our credentials, certainly; its grants wait.
     ProviderMisconfigured,
     /// Security: whoever answers at a provider's address does not prove that it is the provider (TLS).
@@ -47,6 +53,9 @@ impl EventKind {
             Self::AccountQuarantined => "account.quarantined",
             Self::AccountExpiresSoon => "account.expires_soon",
             Self::AccountNotRefreshable => "account.not_refreshable",
+            Self::GrantRevoked => "grant.revoked",
+            Self::GrantRevocationFailed => "grant.revocation_failed",
+            Self::GrantNotRevoked => "grant.not_revoked",
             Self::ProviderMisconfigured => "provider.misconfigured",
             Self::ProviderUntrusted => "provider.untrusted",
             Self::ProviderRecovered => "provider.recovered",
