@@ -5,7 +5,8 @@ use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use super::convert::token;
-use super::{Rooms, door, status};
+use super::status::{self, Sent};
+use super::{Rooms, door};
 use crate::access::Caller;
 use crate::domain::error::Failure;
 use crate::proto::v1;
@@ -25,7 +26,7 @@ impl WalletService for Rooms {
         request: Request<v1::GetAccessTokenRequest>,
     ) -> Result<Response<v1::GetAccessTokenResponse>, Status> {
         let caller = door::caller(&request)?;
-        self.get(caller, request.into_inner()).await.map(Response::new).map_err(status::of)
+        self.get(caller, request.into_inner()).await.map(Response::new)
     }
 
     async fn batch_get_access_tokens(
@@ -48,19 +49,21 @@ impl Rooms {
         &self,
         caller: Caller,
         request: v1::GetAccessTokenRequest,
-    ) -> Result<v1::GetAccessTokenResponse, Failure> {
-        let (action, request) = token::request(request)?;
-        let permit = caller.may(action)?;
-        let handout = self.wallet.token(&permit, &request).await?;
+    ) -> Result<v1::GetAccessTokenResponse, Status> {
+        let (action, request) = token::request(request).map_err(status::of)?;
+        let permit = caller.may(action).map_err(status::of)?;
+        let handout = self.wallet.token(&permit, &request).await.map_err(|failure| {
+            let account = request.account.map(|account| account.to_string()).unwrap_or_default();
+            status::naming(&failure, Sent { provider: permit.action().provider.as_str(), account: &account })
+        })?;
         Ok(token::answer(&permit.action().provider, handout))
     }
 }
 
-fn result(answer: Result<v1::GetAccessTokenResponse, Failure>) -> batch::result::Result {
+fn result(answer: Result<v1::GetAccessTokenResponse, Status>) -> batch::result::Result {
     match answer {
         Ok(token) => batch::result::Result::Token(token),
-        Err(failure) => {
-            let status = status::of(failure);
+        Err(status) => {
             // The details of a status are a google.rpc.Status themselves.
             let rich = tonic_types::Status::decode(status.details()).unwrap_or_else(|_| tonic_types::Status {
                 code: status.code().into(),

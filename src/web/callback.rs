@@ -6,6 +6,7 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::{Rooms, page};
 use crate::domain::error::Failure;
+use crate::domain::reason::Level;
 use crate::domain::secret::{AuthorizationCode, FlowState};
 use crate::linking::{Callback, Received};
 
@@ -21,13 +22,21 @@ pub(super) async fn receive(
     match rooms.linking.receive(callback).await {
         Ok(Received::Redirect(url)) => see_other(&url),
         Ok(Received::OwnPage { flow, ticket }) => page::finished(&rooms.grpc, &flow.to_string(), ticket.expose()),
-        Ok(Received::OwnPageFailed(failure)) => page::failed(failure),
+        Ok(Received::OwnPageFailed(failure)) => page::failed(&failure.into()),
         Ok(Received::Bad) => page::bad_callback(),
-        Err(Failure::StoreUnavailable) => page::unavailable(),
         Err(failure) => {
-            tracing::error!(%failure, "a callback could not be taken");
-            page::broken()
+            log(&failure);
+            page::failed(&failure)
         }
+    }
+}
+
+fn log(failure: &Failure) {
+    let reason = failure.meaning().reason;
+    match failure.meaning().kind.level() {
+        Level::Error => tracing::error!(reason, "a callback could not be taken"),
+        Level::Info => tracing::info!(reason, "a callback could not be taken"),
+        Level::Debug => tracing::debug!(reason, "a callback could not be taken"),
     }
 }
 
@@ -56,7 +65,7 @@ fn read(provider: String, query: &str) -> Callback {
 fn see_other(url: &str) -> Response {
     match HeaderValue::from_str(url) {
         Ok(location) => (StatusCode::SEE_OTHER, [(header::LOCATION, location)]).into_response(),
-        Err(_) => page::broken(),
+        Err(_) => page::failed(&Failure::Internal),
     }
 }
 

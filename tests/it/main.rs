@@ -12,6 +12,7 @@ mod crash;
 mod dev;
 mod durable;
 mod engine;
+mod errors;
 mod flows;
 mod gate;
 mod instances;
