@@ -94,7 +94,7 @@ CREATE TABLE external_accounts (
     is_default   BOOLEAN NOT NULL,
     created_at   BIGINT  NOT NULL,
     unlinked_at  BIGINT,
-    CHECK ((profile IS NULL) = (state = 'unlinked'))
+    CHECK (profile IS NOT NULL OR state = 'unlinked')
 );
 
 -- One live account per identity at a provider.

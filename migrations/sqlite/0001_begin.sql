@@ -93,7 +93,7 @@ CREATE TABLE external_accounts (
     is_default   INTEGER NOT NULL,
     created_at   INTEGER NOT NULL,
     unlinked_at  INTEGER,
-    CHECK ((profile IS NULL) = (state = 'unlinked'))
+    CHECK (profile IS NOT NULL OR state = 'unlinked')
 ) STRICT;
 
 -- One live account per identity at a provider.
