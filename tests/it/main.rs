@@ -35,6 +35,7 @@ mod provider_faults;
 mod providers;
 mod readme;
 mod requests;
+mod revocation;
 mod sandbox;
 mod sealing;
 mod soak;
