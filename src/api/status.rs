@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use prost::Message as _;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::door::REQUEST_ID;
 use crate::domain::error::Failure;
+use crate::proto::v1;
 
 /// The domain of our reasons in `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "tokenwallet";
@@ -30,6 +32,27 @@ pub(super) fn of(failure: Failure) -> Status {
         details.set_retry_info(Some(after));
     }
     Status::with_error_details(code, failure.to_string(), details)
+}
+
+/// The status of a failure that a consent cures.
+pub(super) fn with(failure: Failure, consent: Option<v1::AuthorizationRequired>) -> Status {
+    let status = of(failure);
+    let Some(consent) = consent else { return status };
+    let mut rich = rich(&status);
+    rich.details.push(prost_types::Any {
+        type_url: "type.googleapis.com/tokenwallet.v1.AuthorizationRequired".to_owned(),
+        value: consent.encode_to_vec(),
+    });
+    Status::with_details(status.code(), status.message(), rich.encode_to_vec().into())
+}
+
+/// A status with its details as a message. Those of ours are one themselves.
+pub(super) fn rich(status: &Status) -> tonic_types::Status {
+    tonic_types::Status::decode(status.details()).unwrap_or_else(|_| tonic_types::Status {
+        code: status.code().into(),
+        message: status.message().to_owned(),
+        details: Vec::new(),
+    })
 }
 
 /// The code's name in metrics and logs.
@@ -62,6 +85,7 @@ const fn meaning(failure: &Failure) -> (Code, &'static str) {
         Failure::CredentialsMissing => (Code::Unauthenticated, "CREDENTIALS_MISSING"),
         Failure::ApiKeyInvalid => (Code::Unauthenticated, "API_KEY_INVALID"),
         Failure::FlowSessionMismatch => (Code::PermissionDenied, "FLOW_SESSION_MISMATCH"),
+        Failure::FlowStolen => (Code::PermissionDenied, "FLOW_SESSION_MISMATCH"),
         Failure::AccountNotLinked => (Code::NotFound, "ACCOUNT_NOT_LINKED"),
         Failure::AccountNotFound => (Code::NotFound, "ACCOUNT_NOT_FOUND"),
         Failure::ProviderNotFound => (Code::NotFound, "PROVIDER_NOT_FOUND"),
@@ -82,6 +106,8 @@ const fn meaning(failure: &Failure) -> (Code, &'static str) {
         Failure::FlowOutcomeUnknown => (Code::FailedPrecondition, "FLOW_OUTCOME_UNKNOWN"),
         Failure::TicketSpent => (Code::FailedPrecondition, "TICKET_SPENT"),
         Failure::AccountLinkedToAnotherUser => (Code::AlreadyExists, "ACCOUNT_LINKED_TO_ANOTHER_USER"),
+        Failure::AccountMismatch => (Code::FailedPrecondition, "ACCOUNT_MISMATCH"),
+        Failure::RateLimited { .. } => (Code::ResourceExhausted, "RATE_LIMITED"),
         Failure::ProviderUnavailable { .. } => (Code::Unavailable, "PROVIDER_UNAVAILABLE"),
         Failure::AccessTokenRejected { .. } => (Code::Unavailable, "ACCESS_TOKEN_REJECTED"),
         Failure::StoreUnavailable => (Code::Unavailable, "STORE_UNAVAILABLE"),
@@ -104,9 +130,9 @@ fn metadata(failure: &Failure) -> HashMap<String, String> {
 
 const fn retry_after(failure: &Failure) -> Option<Duration> {
     match failure {
-        Failure::ProviderUnavailable { retry_after } | Failure::AccessTokenRejected { retry_after } => {
-            Some(*retry_after)
-        }
+        Failure::ProviderUnavailable { retry_after }
+        | Failure::AccessTokenRejected { retry_after }
+        | Failure::RateLimited { retry_after } => Some(*retry_after),
         Failure::StoreUnavailable | Failure::FlowInProgress => Some(STORE_RETRY),
         _ => None,
     }

@@ -1,12 +1,12 @@
 //! `WalletService`.
 
 use futures_util::stream::{self, StreamExt as _};
-use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use super::convert::token;
 use super::{Rooms, door, status};
 use crate::access::Caller;
+use crate::access::permit::{ReadToken, StartLink};
 use crate::domain::error::Failure;
 use crate::proto::v1;
 use crate::proto::v1::batch_get_access_tokens_response as batch;
@@ -25,7 +25,7 @@ impl WalletService for Rooms {
         request: Request<v1::GetAccessTokenRequest>,
     ) -> Result<Response<v1::GetAccessTokenResponse>, Status> {
         let caller = door::caller(&request)?;
-        self.get(caller, request.into_inner()).await.map(Response::new).map_err(status::of)
+        self.get(caller, request.into_inner()).await.map(Response::new)
     }
 
     async fn batch_get_access_tokens(
@@ -48,26 +48,25 @@ impl Rooms {
         &self,
         caller: Caller,
         request: v1::GetAccessTokenRequest,
-    ) -> Result<v1::GetAccessTokenResponse, Failure> {
-        let (action, request) = token::request(request)?;
-        let permit = caller.may(action)?;
-        let handout = self.wallet.token(&permit, &request).await?;
+    ) -> Result<v1::GetAccessTokenResponse, Status> {
+        let (action, redirect_url, request) = token::request(request).map_err(status::of)?;
+        let permit = caller.may(action).map_err(status::of)?;
+        let handout = match redirect_url {
+            None => self.wallet.token(&permit, &request).await.map_err(status::of)?,
+            Some(url) => {
+                let ReadToken { user, provider } = permit.action().clone();
+                let may_link = caller.may(StartLink { user, provider }).map_err(status::of)?;
+                let given = self.linking.token_or_consent(&permit, &may_link, &request, url).await;
+                given.map_err(|refused| status::with(refused.failure, refused.consent.map(token::consent)))?
+            }
+        };
         Ok(token::answer(&permit.action().provider, handout))
     }
 }
 
-fn result(answer: Result<v1::GetAccessTokenResponse, Failure>) -> batch::result::Result {
+fn result(answer: Result<v1::GetAccessTokenResponse, Status>) -> batch::result::Result {
     match answer {
         Ok(token) => batch::result::Result::Token(token),
-        Err(failure) => {
-            let status = status::of(failure);
-            // The details of a status are a google.rpc.Status themselves.
-            let rich = tonic_types::Status::decode(status.details()).unwrap_or_else(|_| tonic_types::Status {
-                code: status.code().into(),
-                message: status.message().to_owned(),
-                details: Vec::new(),
-            });
-            batch::result::Result::Error(rich)
-        }
+        Err(status) => batch::result::Result::Error(status::rich(&status)),
     }
 }

@@ -25,6 +25,9 @@ pub enum Failure {
     /// The ticket was brought by somebody else than the flow's starter.
     #[error("the flow was started by somebody else")]
     FlowSessionMismatch,
+    /// Somebody else brought the flow back before its starter did: it is burned.
+    #[error("somebody else brought this flow back, so nothing was linked; start again")]
+    FlowStolen,
     /// The user has no account at the provider.
     #[error("the user has no account at this provider")]
     AccountNotLinked,
@@ -85,6 +88,15 @@ pub enum Failure {
     /// The account belongs to another user.
     #[error("the account is linked to another user")]
     AccountLinkedToAnotherUser,
+    /// The user chose another account than the one to reauthorize.
+    #[error("the user authorized another account than the one to reauthorize; nothing was changed")]
+    AccountMismatch,
+    /// The caller asks for more than it may.
+    #[error("too many requests; try again later")]
+    RateLimited {
+        /// When another call may help.
+        retry_after: Duration,
+    },
     /// The provider cannot be reached or asks to wait.
     #[error("the provider is not available")]
     ProviderUnavailable {

@@ -11,6 +11,10 @@ pub enum EventKind {
     AccountLinked,
     /// A user linked an account again: it has a new grant.
     AccountRelinked,
+    /// A user consented again, and the account kept the grant that it had, because it is the better one.
+    AccountGrantKept,
+    /// A refresh brought other scopes than the account's grant had.
+    AccountScopesChanged,
     /// An account was unlinked.
     AccountUnlinked,
     /// The provider ended an account's grant, confirmed: the user must consent again.
@@ -41,6 +45,8 @@ impl EventKind {
         match self {
             Self::AccountLinked => "account.linked",
             Self::AccountRelinked => "account.relinked",
+            Self::AccountGrantKept => "account.grant_kept",
+            Self::AccountScopesChanged => "account.scopes_changed",
             Self::AccountUnlinked => "account.unlinked",
             Self::AccountReauthorizationRequired => "account.reauthorization_required",
             Self::AccountRecovered => "account.recovered",

@@ -35,7 +35,7 @@ pub use api_clients::{ApiClientRow, ApiKeyRow, StoredApiKey};
 pub use claims::Claim;
 pub use coherence::{Changes, Stale};
 pub use error::StoreError;
-pub use flows::{ClaimedFlow, FlowStep};
+pub use flows::{ClaimedFlow, FlowStep, StartFlow};
 pub use grants::Holding;
 pub use keyring::Instance;
 pub use migrate::Schema;
