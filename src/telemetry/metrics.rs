@@ -77,7 +77,7 @@ const fn histogram_of(name: &'static str, labels: &'static str, meaning: &'stati
 }
 
 /// All of them.
-pub const METRICS: [Metric; 30] = [
+pub const METRICS: [Metric; 33] = [
     counter_of(REQUESTS, "method, code", "Answered requests, by gRPC code"),
     histogram_of(REQUEST_SECONDS, "method", "Seconds from a request's headers to its answer"),
     counter_of(
