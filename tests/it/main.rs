@@ -19,6 +19,7 @@ mod events;
 mod flows;
 mod gate;
 mod instances;
+mod interleavings;
 mod layering;
 mod leak;
 mod log;
