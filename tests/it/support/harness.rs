@@ -141,6 +141,11 @@ impl Replica {
         Self { _app: None, key: key.to_owned(), channel: self.channel.clone() }
     }
 
+    /// Its events.
+    pub fn event_log(&self) -> EventServiceClient<Keyed> {
+        EventServiceClient::with_interceptor(self.channel.clone(), Key::new(&self.key))
+    }
+
     /// A fresh token of `user` at the sandbox.
     pub async fn get(&self, user: &str) -> Result<v1::GetAccessTokenResponse, Status> {
         let (user_id, provider) = (user.into(), "sandbox".into());

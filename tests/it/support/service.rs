@@ -217,7 +217,8 @@ impl Wallet {
         ended.await.unwrap()
     }
 
-    fn command(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
+    /// Another command of the binary with the wallet's configuration, not running.
+    pub fn command(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
         let mut command = binary(self.folder.path(), arguments, variables);
         let own = self.variables.iter().filter(|(name, _)| !variables.iter().any(|(given, _)| given == name));
         command.envs(own.map(|(name, value)| (name, value)));
