@@ -151,7 +151,7 @@ impl Linking {
         };
         let answer = self.0.wallet.open_parked(&flow, &sealed)?;
         let (provider, permit) = self.0.registry.permit(flow.provider, Target::Profile, Urgency::Link).await?;
-        let profile = provider.userinfo(&answer.access_token).await;
+        let profile = provider.at(&flow.params).userinfo(&answer.access_token).await;
         let _ = self.0.registry.settle(&provider, permit, &profile).await;
         let failure = match profile {
             Ok(profile) => match self.0.wallet.deposit(&flow, &answer, &profile, sent_at).await {
