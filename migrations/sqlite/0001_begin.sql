@@ -255,23 +255,38 @@ CREATE TABLE redirect_urls (
 -- Allowing twice is allowing once.
 CREATE UNIQUE INDEX redirect_urls_once ON redirect_urls (url, COALESCE(api_client_id, '')) WHERE deleted_at IS NULL;
 
--- What happened, written with the change. A sequencer will number rows after their commit.
+-- What happened, written with the change. Rows are numbered after their commit, so that who reads on from a number
+-- misses none.
 CREATE TABLE events (
-    id          TEXT   PRIMARY KEY,
+    -- The order of writing: what two changes of one account do one after the other stays in order.
+    written     INTEGER PRIMARY KEY,
+    id          TEXT NOT NULL UNIQUE,
+    -- Its place in the log. Null until it is numbered.
     sequence    INTEGER,
     at          INTEGER NOT NULL,
-    kind        TEXT   NOT NULL,
+    kind        TEXT NOT NULL,
     -- Null where it concerns a provider and nobody in particular.
     user_id     TEXT,
-    provider_id TEXT   NOT NULL,
+    provider_id TEXT NOT NULL,
     account_id  TEXT,
     grant_id    TEXT,
     flow_id     TEXT,
     reason      TEXT
 ) STRICT;
 
-CREATE INDEX events_unnumbered ON events (id) WHERE sequence IS NULL;
+-- What is to be numbered; the log as it is read; a user's part of it.
+CREATE INDEX events_unnumbered ON events (written) WHERE sequence IS NULL;
 CREATE UNIQUE INDEX events_by_sequence ON events (sequence) WHERE sequence IS NOT NULL;
+CREATE INDEX events_by_user ON events (user_id, sequence) WHERE user_id IS NOT NULL AND sequence IS NOT NULL;
+
+-- One row: the newest number, and the newest one whose event was removed for its age.
+CREATE TABLE event_log (
+    singleton INTEGER PRIMARY KEY CHECK (singleton = 1),
+    sequence  INTEGER NOT NULL,
+    removed   INTEGER NOT NULL
+) STRICT;
+
+INSERT INTO event_log (singleton, sequence, removed) VALUES (1, 0, 0);
 
 -- Who runs on this store. A replica whose beat is old may be dead, or cut off.
 CREATE TABLE replicas (

@@ -19,6 +19,7 @@ use super::{deadline, methods, status};
 use crate::access::{Access, Caller};
 use crate::domain::error::Failure;
 use crate::domain::instance::InstanceKind;
+use crate::domain::reason::{Level, Meaning};
 use crate::telemetry;
 
 tokio::task_local! {
@@ -153,13 +154,25 @@ fn log(method: &'static str, response: &Response<Body>, caller: Option<Caller>, 
     let code = code_of(response);
     let name = status::name(code);
     telemetry::metrics::request(method, name, took);
+    if code == Code::Ok {
+        tracing::debug!("a call was answered");
+        return;
+    }
     let client = caller.map(|caller| tracing::field::display(caller.client()));
-    match code {
-        Code::Internal | Code::Unknown | Code::DataLoss => tracing::error!(code = name, client, "a call failed"),
-        Code::Ok => tracing::debug!("a call was answered"),
-        // Whoever has no key must not be able to fill the log.
-        Code::Unauthenticated => tracing::debug!(code = name, reason = reason_of(response), "a call was refused"),
-        _ => tracing::info!(code = name, reason = reason_of(response), client, "a call was refused"),
+    let reason = reason_of(response);
+    match level(code, reason.as_deref()) {
+        Level::Error => tracing::error!(code = name, reason, client, "a call failed"),
+        Level::Info => tracing::info!(code = name, reason, client, "a call was refused"),
+        Level::Debug => tracing::debug!(code = name, reason, client, "a call was refused"),
+    }
+}
+
+/// The level of the reason; what never reached a use case has none.
+fn level(code: Code, reason: Option<&str>) -> Level {
+    match reason.and_then(Meaning::of) {
+        Some(meaning) => meaning.kind.level(),
+        None if matches!(code, Code::Internal | Code::Unknown) => Level::Error,
+        None => Level::Info,
     }
 }
 

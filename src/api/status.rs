@@ -1,7 +1,6 @@
 //! Failures on the wire: one code, reason and fixed sentence each, with `google.rpc` details.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use prost::Message as _;
 use tonic::{Code, Status};
@@ -9,34 +8,45 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::door::REQUEST_ID;
 use crate::domain::error::Failure;
+use crate::domain::reason::{Detail, Kind};
 use crate::proto::v1;
 
 /// The domain of our reasons in `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "tokenwallet";
 
-/// How soon the store is worth another try.
-const STORE_RETRY: Duration = Duration::from_secs(1);
+/// What a caller sent that its error may name again. Empty where it sent nothing.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Sent<'a> {
+    /// The provider's slug.
+    pub(super) provider: &'a str,
+    /// The account's id.
+    pub(super) account: &'a str,
+}
 
 /// The status of a failure.
 #[expect(clippy::needless_pass_by_value, reason = "errors are handed over by `map_err`")]
 pub(super) fn of(failure: Failure) -> Status {
-    let (code, reason) = meaning(&failure);
-    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata(&failure));
-    if let Failure::InvalidField { field, why } = &failure {
-        details.add_bad_request_violation(*field, why.as_str());
-    }
-    if failure == Failure::RedirectUrlNotAllowed {
-        details.add_bad_request_violation("redirect_url", "must be on the allow-list");
-    }
-    if let Some(after) = retry_after(&failure) {
-        details.set_retry_info(Some(after));
-    }
-    Status::with_error_details(code, failure.to_string(), details)
+    naming(&failure, Sent::default())
 }
 
-/// The status of a failure that a consent cures.
-pub(super) fn with(failure: Failure, consent: Option<v1::AuthorizationRequired>) -> Status {
-    let status = of(failure);
+/// The status of a failure, naming what it is about as the caller did.
+pub(super) fn naming(failure: &Failure, sent: Sent<'_>) -> Status {
+    let meaning = failure.meaning();
+    let metadata = meaning.metadata.iter();
+    let metadata: HashMap<_, _> =
+        metadata.filter_map(|detail| Some((detail.as_str().to_owned(), known(*detail, failure, sent)?))).collect();
+    let mut details = ErrorDetails::with_error_info(meaning.reason, DOMAIN, metadata);
+    if let Some((field, why)) = failure.violation() {
+        details.add_bad_request_violation(field, why);
+    }
+    if let Some(after) = failure.retry_after() {
+        details.set_retry_info(Some(after));
+    }
+    Status::with_error_details(code(meaning.kind), failure.to_string(), details)
+}
+
+/// A status with where to send the user, if a consent cures it.
+pub(super) fn curable(status: Status, consent: Option<v1::AuthorizationRequired>) -> Status {
     let Some(consent) = consent else { return status };
     let mut rich = rich(&status);
     rich.details.push(prost_types::Any {
@@ -78,68 +88,38 @@ pub(super) const fn name(code: Code) -> &'static str {
     }
 }
 
-const fn meaning(failure: &Failure) -> (Code, &'static str) {
-    match failure {
-        Failure::InvalidField { .. } => (Code::InvalidArgument, "INVALID_FIELD"),
-        Failure::RedirectUrlNotAllowed => (Code::InvalidArgument, "REDIRECT_URL_NOT_ALLOWED"),
-        Failure::CredentialsMissing => (Code::Unauthenticated, "CREDENTIALS_MISSING"),
-        Failure::ApiKeyInvalid => (Code::Unauthenticated, "API_KEY_INVALID"),
-        Failure::FlowSessionMismatch => (Code::PermissionDenied, "FLOW_SESSION_MISMATCH"),
-        Failure::FlowStolen => (Code::PermissionDenied, "FLOW_SESSION_MISMATCH"),
-        Failure::AccountNotLinked => (Code::NotFound, "ACCOUNT_NOT_LINKED"),
-        Failure::AccountNotFound => (Code::NotFound, "ACCOUNT_NOT_FOUND"),
-        Failure::ProviderNotFound => (Code::NotFound, "PROVIDER_NOT_FOUND"),
-        Failure::ApiClientNotFound => (Code::NotFound, "API_CLIENT_NOT_FOUND"),
-        Failure::RedirectUrlNotFound => (Code::NotFound, "REDIRECT_URL_NOT_FOUND"),
-        Failure::ProviderExists => (Code::AlreadyExists, "PROVIDER_EXISTS"),
-        Failure::ProviderInUse => (Code::FailedPrecondition, "PROVIDER_IN_USE"),
-        Failure::TooManyProviderSecrets => (Code::FailedPrecondition, "TOO_MANY_PROVIDER_SECRETS"),
-        Failure::LastProviderSecret => (Code::FailedPrecondition, "LAST_PROVIDER_SECRET"),
-        Failure::SharedCredentialsInProduction => (Code::FailedPrecondition, "SHARED_CREDENTIALS_IN_PRODUCTION"),
-        Failure::ReauthorizationRequired => (Code::FailedPrecondition, "REAUTHORIZATION_REQUIRED"),
-        Failure::MissingScopes(_) => (Code::FailedPrecondition, "MISSING_SCOPES"),
-        Failure::NoRefreshToken => (Code::FailedPrecondition, "NO_REFRESH_TOKEN"),
-        Failure::ProviderMisconfigured => (Code::FailedPrecondition, "PROVIDER_MISCONFIGURED"),
-        Failure::DefaultAccountUnset => (Code::FailedPrecondition, "DEFAULT_ACCOUNT_UNSET"),
-        Failure::FlowExpired => (Code::FailedPrecondition, "FLOW_EXPIRED"),
-        Failure::FlowCancelled => (Code::FailedPrecondition, "FLOW_CANCELLED"),
-        Failure::FlowOutcomeUnknown => (Code::FailedPrecondition, "FLOW_OUTCOME_UNKNOWN"),
-        Failure::TicketSpent => (Code::FailedPrecondition, "TICKET_SPENT"),
-        Failure::AccountLinkedToAnotherUser => (Code::AlreadyExists, "ACCOUNT_LINKED_TO_ANOTHER_USER"),
-        Failure::AccountMismatch => (Code::FailedPrecondition, "ACCOUNT_MISMATCH"),
-        Failure::RateLimited { .. } => (Code::ResourceExhausted, "RATE_LIMITED"),
-        Failure::ProviderUnavailable { .. } => (Code::Unavailable, "PROVIDER_UNAVAILABLE"),
-        Failure::AccessTokenRejected { .. } => (Code::Unavailable, "ACCESS_TOKEN_REJECTED"),
-        Failure::StoreUnavailable => (Code::Unavailable, "STORE_UNAVAILABLE"),
-        Failure::FlowInProgress => (Code::Unavailable, "FLOW_IN_PROGRESS"),
-        Failure::GrantQuarantined => (Code::DataLoss, "GRANT_QUARANTINED"),
-        Failure::DeadlineExceeded => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
-        Failure::Internal => (Code::Internal, "INTERNAL"),
+const fn code(kind: Kind) -> Code {
+    match kind {
+        Kind::InvalidArgument => Code::InvalidArgument,
+        Kind::Unauthenticated => Code::Unauthenticated,
+        Kind::PermissionDenied => Code::PermissionDenied,
+        Kind::NotFound => Code::NotFound,
+        Kind::AlreadyExists => Code::AlreadyExists,
+        Kind::FailedPrecondition => Code::FailedPrecondition,
+        Kind::Aborted => Code::Aborted,
+        Kind::ResourceExhausted => Code::ResourceExhausted,
+        Kind::Unavailable => Code::Unavailable,
+        Kind::DeadlineExceeded => Code::DeadlineExceeded,
+        Kind::DataLoss => Code::DataLoss,
+        Kind::Internal => Code::Internal,
     }
 }
 
-fn metadata(failure: &Failure) -> HashMap<String, String> {
-    match failure {
-        Failure::MissingScopes(scopes) => [("scopes".to_owned(), scopes.join(" "))].into(),
-        Failure::Internal => {
-            REQUEST_ID.try_with(|id| [("request_id".to_owned(), id.clone())].into()).unwrap_or_default()
-        }
-        _ => HashMap::new(),
-    }
-}
-
-const fn retry_after(failure: &Failure) -> Option<Duration> {
-    match failure {
-        Failure::ProviderUnavailable { retry_after }
-        | Failure::AccessTokenRejected { retry_after }
-        | Failure::RateLimited { retry_after } => Some(*retry_after),
-        Failure::StoreUnavailable | Failure::FlowInProgress => Some(STORE_RETRY),
-        _ => None,
+fn known(detail: Detail, failure: &Failure, sent: Sent<'_>) -> Option<String> {
+    let sent_text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    match (detail, failure) {
+        (Detail::Provider, _) => sent_text(sent.provider),
+        (Detail::ExternalAccountId, _) => sent_text(sent.account),
+        (Detail::Scopes, Failure::MissingScopes { scopes }) => Some(scopes.join(" ")),
+        (Detail::Scopes, _) => None,
+        (Detail::RequestId, _) => REQUEST_ID.try_with(Clone::clone).ok(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -150,11 +130,11 @@ mod tests {
         assert_eq!(details.error_info().map(|info| info.reason.as_str()), Some("PROVIDER_UNAVAILABLE"));
         assert_eq!(details.retry_info().and_then(|info| info.retry_delay), Some(Duration::from_secs(7)));
 
-        let status = of(Failure::MissingScopes(vec!["a".into(), "b".into()]));
-        assert_eq!(
-            status.get_error_details().error_info().map(|info| info.metadata["scopes"].clone()),
-            Some("a b".into())
-        );
+        let lacks = Failure::MissingScopes { scopes: vec!["a".into(), "b".into()] };
+        let status = naming(&lacks, Sent { provider: "acme", account: "" });
+        let info = status.get_error_details().error_info().unwrap().metadata.clone();
+        let told = [("scopes", "a b"), ("provider", "acme")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        assert_eq!(info, told.into(), "and no account, for the caller named none");
 
         let status = of(Failure::field("user_id", "must not be empty"));
         let details = status.get_error_details();
@@ -169,5 +149,12 @@ mod tests {
             status.get_error_details().error_info().map(|info| info.metadata["request_id"].clone()),
             Some("ab12".into())
         );
+    }
+
+    #[test]
+    fn each_kind_has_the_code_of_its_name() {
+        for meaning in Failure::MEANINGS {
+            assert_eq!(name(code(meaning.kind)), meaning.kind.code());
+        }
     }
 }

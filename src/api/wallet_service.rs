@@ -4,10 +4,12 @@ use futures_util::stream::{self, StreamExt as _};
 use tonic::{Request, Response, Status};
 
 use super::convert::token;
-use super::{Rooms, door, status};
+use super::status::{self, Sent};
+use super::{Rooms, door};
 use crate::access::Caller;
 use crate::access::permit::{ReadToken, StartLink};
 use crate::domain::error::Failure;
+use crate::linking::Refused;
 use crate::proto::v1;
 use crate::proto::v1::batch_get_access_tokens_response as batch;
 use crate::proto::v1::wallet_service_server::WalletService;
@@ -51,13 +53,21 @@ impl Rooms {
     ) -> Result<v1::GetAccessTokenResponse, Status> {
         let (action, redirect_url, request) = token::request(request).map_err(status::of)?;
         let permit = caller.may(action).map_err(status::of)?;
+        let account = request.account.map(|account| account.to_string()).unwrap_or_default();
+        let sent = Sent { provider: permit.action().provider.as_str(), account: &account };
         let handout = match redirect_url {
-            None => self.wallet.token(&permit, &request).await.map_err(status::of)?,
+            None => {
+                let given = self.wallet.token(&permit, &request).await;
+                given.map_err(|failure| status::naming(&failure, sent))?
+            }
             Some(url) => {
                 let ReadToken { user, provider } = permit.action().clone();
                 let may_link = caller.may(StartLink { user, provider }).map_err(status::of)?;
                 let given = self.linking.token_or_consent(&permit, &may_link, &request, url).await;
-                given.map_err(|refused| status::with(refused.failure, refused.consent.map(token::consent)))?
+                given.map_err(|refused| {
+                    let Refused { failure, consent } = refused;
+                    status::curable(status::naming(&failure, sent), consent.map(token::consent))
+                })?
             }
         };
         Ok(token::answer(&permit.action().provider, handout))

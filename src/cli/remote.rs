@@ -16,8 +16,10 @@ use zeroize::Zeroizing;
 use super::dev_file::{DEFAULT_FOLDER, DevFile};
 use super::output::plain;
 use crate::config;
+use crate::domain::reason::Meaning;
 use crate::domain::secret::ApiKey;
 use crate::proto::v1::api_client_service_client::ApiClientServiceClient;
+use crate::proto::v1::event_service_client::EventServiceClient;
 use crate::proto::v1::external_account_service_client::ExternalAccountServiceClient;
 use crate::proto::v1::provider_service_client::ProviderServiceClient;
 use crate::proto::v1::redirect_url_service_client::RedirectUrlServiceClient;
@@ -131,6 +133,10 @@ impl Remote {
         RedirectUrlServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
     }
 
+    pub(super) fn events(&self) -> EventServiceClient<Authorized> {
+        EventServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+
     pub(super) fn clients(&self) -> ApiClientServiceClient<Authorized> {
         ApiClientServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
     }
@@ -195,15 +201,27 @@ pub(super) fn explain(error: &anyhow::Error) -> Option<Explanation> {
         let _ = write!(text, "\n  {}: {}", plain(&violation.field), plain(&violation.description));
     }
     let wait = status.get_details_retry_info().and_then(|details| details.retry_delay);
-    let hint = hint(&info.reason)
-        .map(str::to_owned)
-        .or_else(|| wait.map(|wait| format!("try again in {}", humantime::format_duration(wait))));
+    let hint = match (wait, Meaning::of(&info.reason)) {
+        (Some(wait), _) => Some(format!("try again in {}", humantime::format_duration(wait))),
+        (None, meaning) => meaning.map(|meaning| meaning.cure.to_owned()),
+    };
     Some(Explanation { reason: Some(plain(&info.reason)), text, hint })
 }
 
 /// The reason of a wallet's error, such as `PROVIDER_NOT_FOUND`.
 pub(super) fn reason(status: &Status) -> Option<String> {
     status.get_details_error_info().map(|info| info.reason)
+}
+
+/// Whether what ended a stream may have passed soon: nobody is there, or the wallet says so.
+pub(super) fn may_pass(error: &anyhow::Error) -> bool {
+    let Some(status) = error.downcast_ref::<Status>() else { return false };
+    match status.code() {
+        Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded | Code::Internal => true,
+        // A connection that broke.
+        Code::Unknown | Code::Cancelled => reason(status).is_none(),
+        _ => false,
+    }
 }
 
 /// An answer that is not the wallet's own: nobody is there, or somebody else is.
@@ -216,44 +234,6 @@ fn without_reason(status: &Status) -> Explanation {
         code => (format!("{} ({code:?})", plain(status.message())), "is --addr the gRPC address of a token wallet?"),
     };
     Explanation { reason: None, text, hint: Some(hint.to_owned()) }
-}
-
-/// What to do about a reason.
-fn hint(reason: &str) -> Option<&'static str> {
-    Some(match reason {
-        "CREDENTIALS_MISSING" | "API_KEY_INVALID" => {
-            "give a live key by --api-key-file or TOKEN_WALLET_API_KEY; `token-wallet clients create` makes one"
-        }
-        "ACCOUNT_NOT_LINKED" => "link one: token-wallet accounts link USER PROVIDER",
-        "REAUTHORIZATION_REQUIRED" => "link it again: token-wallet accounts link USER PROVIDER",
-        "NO_REFRESH_TOKEN" => {
-            "the provider was not asked for offline access, or does not give it; many want the scope offline_access: \
-             token-wallet accounts link USER PROVIDER --scope offline_access"
-        }
-        "MISSING_SCOPES" => "link again and ask for them: token-wallet accounts link USER PROVIDER --scope SCOPE",
-        "DEFAULT_ACCOUNT_UNSET" => "name one with --account; `token-wallet accounts list --user USER` shows them",
-        "ACCOUNT_NOT_FOUND" => "`token-wallet accounts list` shows the accounts there are",
-        "PROVIDER_NOT_FOUND" => "`token-wallet providers list` shows them, `token-wallet providers create` adds one",
-        "PROVIDER_EXISTS" => "`token-wallet providers get PROVIDER` shows it",
-        "PROVIDER_IN_USE" => {
-            "`token-wallet accounts list --provider PROVIDER` shows them; a link that was begun ends by itself"
-        }
-        "PROVIDER_MISCONFIGURED" => {
-            "compare client id, secret and scopes with what the provider's console shows; the wallet's log has the \
-             provider's error code"
-        }
-        "API_CLIENT_NOT_FOUND" => "`token-wallet clients list` shows them",
-        "REDIRECT_URL_NOT_ALLOWED" => "allow it: token-wallet redirect-urls create URL",
-        "FLOW_OUTCOME_UNKNOWN" => {
-            "if it happens again, compare the token URL in `token-wallet providers get PROVIDER` with the provider's \
-             documentation; the wallet's log says what came of the request"
-        }
-        "FLOW_EXPIRED" | "FLOW_CANCELLED" | "TICKET_SPENT" => "start again",
-        "SHARED_CREDENTIALS_IN_PRODUCTION" => "try it with `token-wallet dev`",
-        "GRANT_QUARANTINED" => "the wallet's log names the cell; check with `token-wallet keys status`, or link again",
-        "INTERNAL" => "the wallet's log says what happened",
-        _ => return None,
-    })
 }
 
 fn key_file(path: &Path) -> anyhow::Result<ApiKey> {
@@ -278,7 +258,7 @@ mod tests {
         let details = ErrorDetails::with_error_info("ACCOUNT_NOT_LINKED", "tokenwallet", []);
         let told = explained(Code::NotFound, "the user has no account at this provider", details);
         assert_eq!(told.to_string(), "the user has no account at this provider (ACCOUNT_NOT_LINKED)");
-        assert_eq!(told.hint.as_deref(), Some("link one: token-wallet accounts link USER PROVIDER"));
+        assert_eq!(told.hint.as_deref(), Some("link one: StartLink, or `token-wallet accounts link USER PROVIDER`"));
     }
 
     #[test]

@@ -124,7 +124,7 @@ impl From<FlowFailure> for Failure {
     fn from(failure: FlowFailure) -> Self {
         match failure {
             FlowFailure::Cancelled | FlowFailure::ProviderError => Self::FlowCancelled,
-            FlowFailure::ProviderMismatch | FlowFailure::SessionMismatch => Self::FlowStolen,
+            FlowFailure::ProviderMismatch | FlowFailure::SessionMismatch => Self::FlowSessionMismatch { stolen: true },
             FlowFailure::Expired | FlowFailure::CodeRefused => Self::FlowExpired,
             FlowFailure::Misconfigured => Self::ProviderMisconfigured,
             FlowFailure::OutcomeUnknown => Self::FlowOutcomeUnknown,

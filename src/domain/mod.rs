@@ -13,6 +13,7 @@ pub mod instance;
 mod numbers;
 pub mod policy;
 pub mod provider;
+pub mod reason;
 pub mod redirect;
 pub mod scopes;
 pub mod secret;

@@ -65,7 +65,7 @@ impl Linking {
                 Completion::Done(outcome) => return Ok(outcome),
                 Completion::Failed(failure) => return Err(failure.into()),
                 Completion::Burn(failure) => self.burn(&flow, failure).await?,
-                Completion::NotTheirs => return Err(Failure::FlowSessionMismatch),
+                Completion::NotTheirs => return Err(Failure::FlowSessionMismatch { stolen: false }),
                 Completion::Forgotten => return Err(Failure::TicketSpent),
             }
         }
@@ -83,7 +83,7 @@ impl Linking {
         match failure {
             _ if !burned => Ok(()),
             // Told to who brought it: its starter hears who was here.
-            FlowFailure::SessionMismatch => Err(Failure::FlowSessionMismatch),
+            FlowFailure::SessionMismatch => Err(Failure::FlowSessionMismatch { stolen: false }),
             failure => Err(failure.into()),
         }
     }

@@ -36,7 +36,7 @@ impl Linking {
         };
         let begun = match failure {
             Failure::AccountNotLinked => self.start(may_link, &link).await,
-            Failure::ReauthorizationRequired | Failure::MissingScopes(_) | Failure::NoRefreshToken => {
+            Failure::ReauthorizationRequired | Failure::MissingScopes { .. } | Failure::NoRefreshToken => {
                 self.reauthorize_wanted(permit, request, &link).await
             }
             failure => return Err(Refused { failure, consent: None }),

@@ -138,7 +138,7 @@ impl Linking {
         let sealed = Some(&sealed).filter(|_| provider.uses_pkce());
         match self.0.store.start_flow(&flow, &random::hash(state.expose()), sealed).await? {
             StartFlow::Started => {}
-            StartFlow::TooMany(until) => return Err(Failure::RateLimited { retry_after: until.since(now) }),
+            StartFlow::TooMany(until) => return Err(Failure::TooManyFlows { retry_after: until.since(now) }),
             StartFlow::ProviderGone => return Err(Failure::ProviderNotFound),
         }
         failpoint!("link.opened");

@@ -35,6 +35,7 @@ pub use api_clients::{ApiClientRow, ApiKeyRow, StoredApiKey};
 pub use claims::Claim;
 pub use coherence::{Changes, Stale};
 pub use error::StoreError;
+pub use events::{EventFilter, EventLog, EventPage, EventRow, EventsError, Numbered};
 pub use flows::{ClaimedFlow, FlowStep, StartFlow};
 pub use grants::Holding;
 pub use keyring::Instance;

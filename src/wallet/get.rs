@@ -167,7 +167,7 @@ impl Wallet {
     fn failure(&self, refusal: Refusal, provider: &Provider) -> Failure {
         let now = self.0.clock.now();
         match refusal {
-            Refusal::MissingScopes(scopes) => Failure::MissingScopes(scopes),
+            Refusal::MissingScopes(scopes) => Failure::MissingScopes { scopes },
             Refusal::ReauthorizationRequired => Failure::ReauthorizationRequired,
             Refusal::NoRefreshToken => Failure::NoRefreshToken,
             Refusal::Quarantined => Failure::GrantQuarantined,

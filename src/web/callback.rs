@@ -7,6 +7,7 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::{Rooms, page};
 use crate::domain::error::Failure;
+use crate::domain::reason::Level;
 use crate::domain::secret::{AuthorizationCode, FlowState};
 use crate::linking::{Callback, Received};
 
@@ -26,12 +27,11 @@ pub(super) async fn receive(
     match rooms.linking.receive(callback).await {
         Ok(Received::Redirect(url)) => see_other(&url),
         Ok(Received::OwnPage { flow, ticket }) => page::finished(&rooms.grpc, &flow.to_string(), ticket.expose()),
-        Ok(Received::OwnPageFailed(failure)) => page::failed(failure),
+        Ok(Received::OwnPageFailed(failure)) => page::failed(&failure.into()),
         Ok(Received::Bad) => page::bad_callback(),
-        Err(Failure::StoreUnavailable) => page::unavailable(),
         Err(failure) => {
-            tracing::error!(%failure, "a callback could not be taken");
-            page::broken()
+            log(&failure);
+            page::failed(&failure)
         }
     }
 }
@@ -47,16 +47,24 @@ pub(super) async fn post(State(rooms): State<Rooms>, Path(provider): Path<String
     match rooms.linking.takes_form_posts(provider).await {
         Ok(true) => {}
         Ok(false) => return (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET, HEAD")]).into_response(),
-        Err(Failure::StoreUnavailable) => return page::unavailable(),
         Err(failure) => {
-            tracing::error!(%failure, "a posted callback could not be taken");
-            return page::broken();
+            log(&failure);
+            return page::failed(&failure);
         }
     }
     // What stands twice still does, so that it is judged as in a query.
     let known = url::form_urlencoded::parse(&form).filter(|(key, _)| PARAMETERS.contains(&&**key));
     let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(known).finish();
     page::go_on(&query)
+}
+
+fn log(failure: &Failure) {
+    let reason = failure.meaning().reason;
+    match failure.meaning().kind.level() {
+        Level::Error => tracing::error!(reason, "a callback could not be taken"),
+        Level::Info => tracing::info!(reason, "a callback could not be taken"),
+        Level::Debug => tracing::debug!(reason, "a callback could not be taken"),
+    }
 }
 
 /// Reads the query. A parameter that stands twice is not a parameter: the flow is burned for it, or not found.
@@ -84,7 +92,7 @@ fn read(provider: String, query: &str) -> Callback {
 fn see_other(url: &str) -> Response {
     match HeaderValue::from_str(url) {
         Ok(location) => (StatusCode::SEE_OTHER, [(header::LOCATION, location)]).into_response(),
-        Err(_) => page::broken(),
+        Err(_) => page::failed(&Failure::Internal),
     }
 }
 

@@ -8,7 +8,8 @@ use axum::response::{IntoResponse as _, Response};
 use data_encoding::BASE64;
 use sha2::{Digest as _, Sha256};
 
-use crate::domain::flow::FlowFailure;
+use crate::domain::error::Failure;
+use crate::domain::reason::{Meaning, Page};
 
 const STYLE: &str = "\
 :root{color-scheme:light dark;font:16px/1.5 system-ui,sans-serif}\
@@ -47,23 +48,11 @@ pub(super) fn finished(grpc: &str, flow: &str, ticket: &str) -> Response {
     page(StatusCode::OK, "One call to go", &body)
 }
 
-/// The end of a failed flow that cannot end at the app.
-pub(super) fn failed(failure: FlowFailure) -> Response {
-    let sentence = match failure {
-        FlowFailure::Cancelled => "You cancelled. Nothing was connected.",
-        FlowFailure::RedirectUrlNotAllowed => "The application that sent you here may not be returned to any more.",
-        FlowFailure::ProviderError
-        | FlowFailure::ProviderMismatch
-        | FlowFailure::Expired
-        | FlowFailure::SessionMismatch
-        | FlowFailure::CodeRefused
-        | FlowFailure::Misconfigured
-        | FlowFailure::OutcomeUnknown
-        | FlowFailure::AccountMismatch
-        | FlowFailure::AccountUnlinked
-        | FlowFailure::LinkedToAnotherUser => "The provider did not complete the request. Nothing was connected.",
-    };
-    message(StatusCode::BAD_REQUEST, "Not connected", sentence)
+/// What a person reads of a failure.
+pub(super) fn failed(failure: &Failure) -> Response {
+    let Meaning { kind, page, .. } = failure.meaning();
+    let status = StatusCode::from_u16(kind.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    message(status, *page)
 }
 
 /// Goes on at this page's own address by GET, with this query.
@@ -76,25 +65,31 @@ pub(super) fn go_on(query: &str) -> Response {
 
 /// Whatever is wrong with a state: one and the same page.
 pub(super) fn bad_callback() -> Response {
-    let sentence = "This link is not valid, or not any more. Go back to the application and start again.";
-    message(StatusCode::BAD_REQUEST, "This link cannot be used", sentence)
+    message(
+        StatusCode::BAD_REQUEST,
+        Page {
+            title: "This link cannot be used",
+            sentence: "This link is not valid, or not any more.",
+            next: "Go back to the application and start again.",
+        },
+    )
 }
 
-pub(super) fn unavailable() -> Response {
-    message(StatusCode::SERVICE_UNAVAILABLE, "Try again in a moment", "The service is not available right now.")
-}
-
-pub(super) fn broken() -> Response {
-    let sentence = "Something went wrong on our side. Go back to the application and start again.";
-    message(StatusCode::INTERNAL_SERVER_ERROR, "Something went wrong", sentence)
-}
-
+/// No page has this address.
 pub(super) fn not_found() -> Response {
-    message(StatusCode::NOT_FOUND, "Nothing here", "There is no page at this address.")
+    message(
+        StatusCode::NOT_FOUND,
+        Page {
+            title: "Nothing here",
+            sentence: "There is no page at this address.",
+            next: "Go back to the application that you came from.",
+        },
+    )
 }
 
-fn message(status: StatusCode, title: &str, sentence: &str) -> Response {
-    page(status, title, &format!("<h1>{title}</h1><p>{sentence}</p>"))
+fn message(status: StatusCode, Page { title, sentence, next }: Page) -> Response {
+    let (sentence, next) = (escape(sentence), escape(next));
+    page(status, title, &format!("<h1>{}</h1><p>{sentence}</p><p>{next}</p>", escape(title)))
 }
 
 fn page(status: StatusCode, title: &str, body: &str) -> Response {

@@ -14,6 +14,8 @@ mod crash;
 mod dev;
 mod durable;
 mod engine;
+mod errors;
+mod events;
 mod flows;
 mod gate;
 mod instances;
