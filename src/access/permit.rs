@@ -51,6 +51,17 @@ pub struct CompleteLink {
 #[derive(Clone, Copy, Debug)]
 pub struct ReadAccounts;
 
+/// See which providers a user has, and could have.
+#[derive(Clone, Debug)]
+pub struct ReadUserProviders {
+    /// Whose.
+    pub user: UserId,
+}
+
+/// Change external accounts: label, default.
+#[derive(Clone, Copy, Debug)]
+pub struct UpdateAccounts;
+
 /// Unlink external accounts.
 #[derive(Clone, Copy, Debug)]
 pub struct UnlinkAccounts;
@@ -87,6 +98,8 @@ actions!(
     StartLink,
     CompleteLink,
     ReadAccounts,
+    ReadUserProviders,
+    UpdateAccounts,
     UnlinkAccounts,
     ReadProviders,
     ManageProviders,

@@ -6,6 +6,7 @@ mod deadline;
 mod door;
 mod external_account_service;
 mod methods;
+mod once;
 mod page;
 mod provider_service;
 mod redirect_url_service;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
 
-use crate::access::Access;
+use crate::access::{Access, Requests};
 use crate::domain::instance::InstanceKind;
 use crate::linking::Linking;
 use crate::proto::{self, v1};
@@ -40,6 +41,8 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 pub struct Rooms {
     /// Knows the callers.
     pub access: Access,
+    /// Remembers creating calls.
+    pub requests: Requests,
     /// Hands out tokens.
     pub wallet: Wallet,
     /// Runs flows, keeps accounts.

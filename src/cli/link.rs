@@ -77,6 +77,7 @@ impl Link {
             redirect_url: redirect_url.to_owned(),
             additional_scopes: self.scope.clone(),
             login_hint: self.login_hint.clone().unwrap_or_default(),
+            ..Default::default()
         }
     }
 

@@ -21,6 +21,8 @@ pub enum EventKind {
     AccountQuarantined,
     /// An account's consent will soon run out by itself.
     AccountExpiresSoon,
+    /// An account became its user's default at the provider, or ceased to be.
+    AccountDefaultChanged,
     /// The provider gave no refresh token though one was asked for.
     AccountNotRefreshable,
     /// A provider refuses our credentials, certainly; its grants wait.
@@ -46,6 +48,7 @@ impl EventKind {
             Self::AccountRecovered => "account.recovered",
             Self::AccountQuarantined => "account.quarantined",
             Self::AccountExpiresSoon => "account.expires_soon",
+            Self::AccountDefaultChanged => "account.default_changed",
             Self::AccountNotRefreshable => "account.not_refreshable",
             Self::ProviderMisconfigured => "provider.misconfigured",
             Self::ProviderUntrusted => "provider.untrusted",

@@ -22,6 +22,7 @@ mod providers;
 mod record;
 mod redirect_urls;
 mod replicas;
+mod request_ids;
 mod session;
 mod sql;
 mod standing;
@@ -30,7 +31,7 @@ mod upkeep;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use accounts::{AccountFilter, AccountRow};
+pub use accounts::{AccountChange, AccountFilter, AccountRow, UpdateAccount};
 pub use api_clients::{ApiClientRow, ApiKeyRow, StoredApiKey};
 pub use claims::Claim;
 pub use coherence::{Changes, Stale};
@@ -45,6 +46,7 @@ pub use providers::{DeleteProvider, NewProvider, ProviderChange, ProviderRow};
 pub use record::{GrantChange, Outcome, Recorded};
 pub use redirect_urls::RedirectUrlRow;
 pub use replicas::Beat;
+pub use request_ids::RequestRow;
 pub use standing::Blame;
 pub use upkeep::Census;
 
@@ -92,6 +94,7 @@ const STATEMENTS: &[&[Sql]] = &[
     record::ALL,
     redirect_urls::ALL,
     replicas::ALL,
+    request_ids::ALL,
     upkeep::ALL,
     standing::ALL,
 ];
