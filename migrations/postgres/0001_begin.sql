@@ -73,8 +73,12 @@ CREATE INDEX provider_secrets_by_provider ON provider_secrets (provider_id, crea
 -- A user exists from its first account.
 CREATE TABLE users (
     id         TEXT COLLATE "C" PRIMARY KEY,
-    created_at BIGINT NOT NULL
+    created_at BIGINT NOT NULL,
+    -- The row stays for a while, so that a repeated deletion succeeds.
+    deleted_at BIGINT
 );
+
+CREATE INDEX users_deleted ON users (deleted_at) WHERE deleted_at IS NOT NULL;
 
 -- What of an account seldom changes; what changes with every refresh is in grants.
 CREATE TABLE external_accounts (
@@ -83,7 +87,8 @@ CREATE TABLE external_accounts (
     provider_id  TEXT COLLATE "C" NOT NULL REFERENCES providers (id),
     -- The provider's own id of the account.
     subject      TEXT COLLATE "C" NOT NULL,
-    profile      BYTEA   NOT NULL,
+    -- Null once it is unlinked.
+    profile      BYTEA,
     state        TEXT COLLATE "C" NOT NULL CHECK (state IN ('active', 'reauthorization_required', 'quarantined', 'unlinked')),
     state_reason TEXT COLLATE "C",
     is_default   BOOLEAN NOT NULL,
@@ -92,7 +97,8 @@ CREATE TABLE external_accounts (
     -- A name of the user's own for it.
     label        BYTEA,
     -- Counts the changes of label and default.
-    revision     BIGINT NOT NULL DEFAULT 1
+    revision     BIGINT NOT NULL DEFAULT 1,
+    CHECK (profile IS NOT NULL OR state = 'unlinked')
 );
 
 -- One live account per identity at a provider.
@@ -102,6 +108,8 @@ CREATE UNIQUE INDEX external_accounts_default ON external_accounts (user_id, pro
     WHERE is_default AND state <> 'unlinked';
 -- Every get, and the list of a user's accounts.
 CREATE INDEX external_accounts_by_user ON external_accounts (user_id, provider_id);
+-- The removal of what was unlinked long ago.
+CREATE INDEX external_accounts_unlinked ON external_accounts (unlinked_at) WHERE state = 'unlinked';
 -- Whether a provider is in use.
 CREATE INDEX external_accounts_by_provider ON external_accounts (provider_id) WHERE state <> 'unlinked';
 
@@ -113,7 +121,8 @@ CREATE TABLE grants (
     provider_id        TEXT COLLATE "C" NOT NULL,
     state              TEXT COLLATE "C" NOT NULL CHECK (state IN ('active', 'suspect', 'dead', 'quarantined', 'ending', 'ended')),
     is_current         BOOLEAN NOT NULL,
-    access_token       BYTEA   NOT NULL,
+    -- Null once there is nothing left to revoke.
+    access_token       BYTEA,
     access_generation  BIGINT  NOT NULL,
     refresh_token      BYTEA,
     refresh_generation BIGINT,
@@ -156,7 +165,10 @@ CREATE TABLE grants (
     ending_reason      TEXT COLLATE "C",
     revoke_at          BIGINT,
     revoke_attempts    BIGINT  NOT NULL DEFAULT 0,
+    -- Until when a request for it may be under way.
+    revoking_until     BIGINT,
     created_at         BIGINT  NOT NULL,
+    CHECK ((access_token IS NULL) = (state = 'ended')),
     CHECK ((refresh_token IS NULL) = (refresh_generation IS NULL)),
     CHECK ((lease_owner IS NULL) = (lease_until IS NULL)),
     CHECK (committed_fence <= fence),
@@ -173,6 +185,9 @@ CREATE INDEX grants_suspected ON grants (provider_id, suspect_at) WHERE suspect_
 CREATE INDEX grants_to_warn ON grants (warn_at) WHERE warn_at IS NOT NULL;
 -- Revocations that are due.
 CREATE INDEX grants_to_revoke ON grants (revoke_at) WHERE revoke_at IS NOT NULL;
+-- The removal of what ended long ago, with its account.
+CREATE INDEX grants_ended ON grants (ending_at) WHERE state = 'ended';
+CREATE INDEX grants_by_account ON grants (account_id);
 -- Leases left over by a process that died, and requests without an answer.
 CREATE INDEX grants_leased ON grants (lease_until) WHERE lease_until IS NOT NULL;
 
@@ -264,9 +279,13 @@ CREATE TABLE request_ids (
 -- The removal of old ones.
 CREATE INDEX request_ids_expired ON request_ids (expires_at);
 
--- What happened, written with the change. A sequencer will number rows after their commit.
+-- What happened, written with the change. Rows are numbered after their commit, so that who reads on from a number
+-- misses none.
 CREATE TABLE events (
-    id          TEXT COLLATE "C" PRIMARY KEY,
+    -- The order of writing: what two changes of one account do one after the other stays in order.
+    written     BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id          TEXT COLLATE "C" NOT NULL UNIQUE,
+    -- Its place in the log. Null until it is numbered.
     sequence    BIGINT,
     at          BIGINT NOT NULL,
     kind        TEXT COLLATE "C" NOT NULL,
@@ -279,8 +298,19 @@ CREATE TABLE events (
     reason      TEXT COLLATE "C"
 );
 
-CREATE INDEX events_unnumbered ON events (id) WHERE sequence IS NULL;
+-- What is to be numbered; the log as it is read; a user's part of it.
+CREATE INDEX events_unnumbered ON events (written) WHERE sequence IS NULL;
 CREATE UNIQUE INDEX events_by_sequence ON events (sequence) WHERE sequence IS NOT NULL;
+CREATE INDEX events_by_user ON events (user_id, sequence) WHERE user_id IS NOT NULL AND sequence IS NOT NULL;
+
+-- One row: the newest number, and the newest one whose event was removed for its age.
+CREATE TABLE event_log (
+    singleton BIGINT PRIMARY KEY CHECK (singleton = 1),
+    sequence  BIGINT NOT NULL,
+    removed   BIGINT NOT NULL
+);
+
+INSERT INTO event_log (singleton, sequence, removed) VALUES (1, 0, 0);
 
 -- Who runs on this store. A replica whose beat is old may be dead, or cut off.
 CREATE TABLE replicas (

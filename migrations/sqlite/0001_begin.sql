@@ -72,8 +72,12 @@ CREATE INDEX provider_secrets_by_provider ON provider_secrets (provider_id, crea
 -- A user exists from its first account.
 CREATE TABLE users (
     id         TEXT   PRIMARY KEY,
-    created_at INTEGER NOT NULL
+    created_at INTEGER NOT NULL,
+    -- The row stays for a while, so that a repeated deletion succeeds.
+    deleted_at INTEGER
 ) STRICT;
+
+CREATE INDEX users_deleted ON users (deleted_at) WHERE deleted_at IS NOT NULL;
 
 -- What of an account seldom changes; what changes with every refresh is in grants.
 CREATE TABLE external_accounts (
@@ -82,7 +86,8 @@ CREATE TABLE external_accounts (
     provider_id  TEXT    NOT NULL REFERENCES providers (id),
     -- The provider's own id of the account.
     subject      TEXT    NOT NULL,
-    profile      BLOB    NOT NULL,
+    -- Null once it is unlinked.
+    profile      BLOB,
     state        TEXT    NOT NULL CHECK (state IN ('active', 'reauthorization_required', 'quarantined', 'unlinked')),
     state_reason TEXT,
     is_default   INTEGER NOT NULL,
@@ -91,7 +96,8 @@ CREATE TABLE external_accounts (
     -- A name of the user's own for it.
     label        BLOB,
     -- Counts the changes of label and default.
-    revision     INTEGER NOT NULL DEFAULT 1
+    revision     INTEGER NOT NULL DEFAULT 1,
+    CHECK (profile IS NOT NULL OR state = 'unlinked')
 ) STRICT;
 
 -- One live account per identity at a provider.
@@ -101,6 +107,8 @@ CREATE UNIQUE INDEX external_accounts_default ON external_accounts (user_id, pro
     WHERE is_default AND state <> 'unlinked';
 -- Every get, and the list of a user's accounts.
 CREATE INDEX external_accounts_by_user ON external_accounts (user_id, provider_id);
+-- The removal of what was unlinked long ago.
+CREATE INDEX external_accounts_unlinked ON external_accounts (unlinked_at) WHERE state = 'unlinked';
 -- Whether a provider is in use.
 CREATE INDEX external_accounts_by_provider ON external_accounts (provider_id) WHERE state <> 'unlinked';
 
@@ -112,7 +120,8 @@ CREATE TABLE grants (
     provider_id        TEXT    NOT NULL,
     state              TEXT    NOT NULL CHECK (state IN ('active', 'suspect', 'dead', 'quarantined', 'ending', 'ended')),
     is_current         INTEGER NOT NULL,
-    access_token       BLOB    NOT NULL,
+    -- Null once there is nothing left to revoke.
+    access_token       BLOB,
     access_generation  INTEGER NOT NULL,
     refresh_token      BLOB,
     refresh_generation INTEGER,
@@ -155,7 +164,10 @@ CREATE TABLE grants (
     ending_reason      TEXT,
     revoke_at          INTEGER,
     revoke_attempts    INTEGER NOT NULL DEFAULT 0,
+    -- Until when a request for it may be under way.
+    revoking_until     INTEGER,
     created_at         INTEGER NOT NULL,
+    CHECK ((access_token IS NULL) = (state = 'ended')),
     CHECK ((refresh_token IS NULL) = (refresh_generation IS NULL)),
     CHECK ((lease_owner IS NULL) = (lease_until IS NULL)),
     CHECK (committed_fence <= fence),
@@ -172,6 +184,9 @@ CREATE INDEX grants_suspected ON grants (provider_id, suspect_at) WHERE suspect_
 CREATE INDEX grants_to_warn ON grants (warn_at) WHERE warn_at IS NOT NULL;
 -- Revocations that are due.
 CREATE INDEX grants_to_revoke ON grants (revoke_at) WHERE revoke_at IS NOT NULL;
+-- The removal of what ended long ago, with its account.
+CREATE INDEX grants_ended ON grants (ending_at) WHERE state = 'ended';
+CREATE INDEX grants_by_account ON grants (account_id);
 -- Leases left over by a process that died, and requests without an answer.
 CREATE INDEX grants_leased ON grants (lease_until) WHERE lease_until IS NOT NULL;
 
@@ -263,23 +278,38 @@ CREATE TABLE request_ids (
 -- The removal of old ones.
 CREATE INDEX request_ids_expired ON request_ids (expires_at);
 
--- What happened, written with the change. A sequencer will number rows after their commit.
+-- What happened, written with the change. Rows are numbered after their commit, so that who reads on from a number
+-- misses none.
 CREATE TABLE events (
-    id          TEXT   PRIMARY KEY,
+    -- The order of writing: what two changes of one account do one after the other stays in order.
+    written     INTEGER PRIMARY KEY,
+    id          TEXT NOT NULL UNIQUE,
+    -- Its place in the log. Null until it is numbered.
     sequence    INTEGER,
     at          INTEGER NOT NULL,
-    kind        TEXT   NOT NULL,
+    kind        TEXT NOT NULL,
     -- Null where it concerns a provider and nobody in particular.
     user_id     TEXT,
-    provider_id TEXT   NOT NULL,
+    provider_id TEXT NOT NULL,
     account_id  TEXT,
     grant_id    TEXT,
     flow_id     TEXT,
     reason      TEXT
 ) STRICT;
 
-CREATE INDEX events_unnumbered ON events (id) WHERE sequence IS NULL;
+-- What is to be numbered; the log as it is read; a user's part of it.
+CREATE INDEX events_unnumbered ON events (written) WHERE sequence IS NULL;
 CREATE UNIQUE INDEX events_by_sequence ON events (sequence) WHERE sequence IS NOT NULL;
+CREATE INDEX events_by_user ON events (user_id, sequence) WHERE user_id IS NOT NULL AND sequence IS NOT NULL;
+
+-- One row: the newest number, and the newest one whose event was removed for its age.
+CREATE TABLE event_log (
+    singleton INTEGER PRIMARY KEY CHECK (singleton = 1),
+    sequence  INTEGER NOT NULL,
+    removed   INTEGER NOT NULL
+) STRICT;
+
+INSERT INTO event_log (singleton, sequence, removed) VALUES (1, 0, 0);
 
 -- Who runs on this store. A replica whose beat is old may be dead, or cut off.
 CREATE TABLE replicas (

@@ -4,6 +4,7 @@ mod api_client_service;
 mod convert;
 mod deadline;
 mod door;
+mod event_service;
 mod external_account_service;
 mod methods;
 mod once;
@@ -21,6 +22,7 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::access::{Access, Requests};
 use crate::domain::instance::InstanceKind;
+use crate::events::Events;
 use crate::linking::Linking;
 use crate::proto::{self, v1};
 use crate::providers::Registry;
@@ -49,6 +51,8 @@ pub struct Rooms {
     pub linking: Linking,
     /// The configured providers.
     pub registry: std::sync::Arc<Registry>,
+    /// What happened.
+    pub events: Events,
     /// In development, reflection needs no key.
     pub kind: InstanceKind,
 }
@@ -106,6 +110,9 @@ pub async fn serve(listener: TcpListener, rooms: Rooms, shutdown: impl Future<Ou
         .add_service(
             v1::redirect_url_service_server::RedirectUrlServiceServer::new(rooms.clone())
                 .max_decoding_message_size(LARGEST_REQUEST),
+        )
+        .add_service(
+            v1::event_service_server::EventServiceServer::new(rooms.clone()).max_decoding_message_size(LARGEST_REQUEST),
         )
         .add_service(
             v1::api_client_service_server::ApiClientServiceServer::new(rooms)

@@ -5,6 +5,7 @@ mod check_config;
 mod clients;
 mod dev;
 mod dev_file;
+mod events;
 mod keys;
 mod link;
 mod loopback;
@@ -68,6 +69,8 @@ enum Command {
     Accounts(accounts::Command),
     #[command(subcommand)]
     Token(token::Command),
+    #[command(subcommand)]
+    Events(events::Command),
 }
 
 /// The configuration of the commands that run on it.
@@ -108,6 +111,7 @@ impl Command {
             Self::RedirectUrls(command) => command.run().await,
             Self::Accounts(command) => command.run().await,
             Self::Token(command) => command.run().await,
+            Self::Events(command) => command.run().await,
         }
     }
 }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::domain::error::Failure;
+use crate::events::Events;
 use crate::linking::Linking;
 use crate::wallet::Wallet;
 
@@ -40,13 +41,15 @@ impl Timetable {
     pub async fn start(
         wallet: &Wallet,
         linking: &Linking,
+        events: &Events,
         tasks: &TaskTracker,
         closing: &CancellationToken,
     ) -> Result<Self, JobsError> {
         let plan = Plan { scheduler: JobScheduler::new().await?, tasks, closing, health: Health::default() };
         let (sweeping, beating) = (wallet.clone(), wallet.clone());
         let (warning, counting, adopting) = (wallet.clone(), wallet.clone(), wallet.clone());
-        let (tidying, resuming) = (linking.clone(), linking.clone());
+        let (tidying, resuming, revoking) = (linking.clone(), linking.clone(), wallet.clone());
+        let (numbering, forgetting) = (events.clone(), events.clone());
         plan.add("sweep", EVERY_SECOND, move || {
             let wallet = sweeping.clone();
             // The sweeps themselves go on in tasks of their own, one a provider.
@@ -54,6 +57,11 @@ impl Timetable {
                 wallet.sweep().await?;
                 Ok(wallet.recover().await?)
             }
+        })
+        .await?;
+        plan.add("revoke", EVERY_SECOND, move || {
+            let wallet = revoking.clone();
+            async move { wallet.revoke().await }
         })
         .await?;
         plan.add("heartbeat", EVERY_FIVE_SECONDS, move || {
@@ -86,6 +94,16 @@ impl Timetable {
         plan.add("tidy", EVERY_TEN_SECONDS, move || {
             let linking = tidying.clone();
             async move { linking.tidy().await }
+        })
+        .await?;
+        plan.add("number", EVERY_SECOND, move || {
+            let events = numbering.clone();
+            async move { events.number().await }
+        })
+        .await?;
+        plan.add("forget", EVERY_MINUTE, move || {
+            let events = forgetting.clone();
+            async move { events.forget().await }
         })
         .await?;
         plan.scheduler.start().await?;

@@ -15,7 +15,7 @@ use crate::vault::{Owner, Sealed};
 pub struct Account {
     /// What the store knows.
     pub row: AccountRow,
-    /// Who it is; empty if the stored profile does not open.
+    /// Who it is; empty once it is unlinked, or if the stored profile does not open.
     pub profile: Profile,
     /// A name that its user chose, if there is one and it opens.
     pub label: Option<Label>,
@@ -136,14 +136,16 @@ impl Linking {
     fn open(&self, row: AccountRow) -> Account {
         let (id, provider) = (row.id.to_string(), row.provider.to_string());
         let owner = Owner::of_profile(&id, row.user.as_str(), &provider);
-        let profile = self.0.vault.open_cell(&row.profile, &owner).unwrap_or_else(|error| {
+        let opened = row.profile.as_ref().map(|profile| self.0.vault.open_cell(profile, &owner)).transpose();
+        let profile = opened.unwrap_or_else(|error| {
             tracing::error!(account = %row.id, %error, "a stored profile does not open");
-            Profile::default()
+            None
         });
         let label = row.label.as_ref().and_then(|label| {
             let opened = self.0.vault.open_cell(label, &owner);
             opened.inspect_err(|error| tracing::error!(account = %row.id, %error, "a stored label does not open")).ok()
         });
+        let profile = profile.unwrap_or_default();
         Account { row, profile, label }
     }
 

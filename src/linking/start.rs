@@ -68,6 +68,7 @@ impl Linking {
             return Err(Failure::ProviderNotFound);
         }
         failpoint!("link.opened");
+        self.0.wallet.revocations_over(&flow.user, &provider).await?;
         let authorization_url = provider.authorization_url(&Authorization {
             state: &state,
             verifier: &verifier,

@@ -28,8 +28,8 @@ pub struct AccountRow {
     pub provider_slug: String,
     /// The provider's own id of it.
     pub subject: String,
-    /// Who it belongs to, as the provider told.
-    pub profile: Sealed<Profile>,
+    /// Who it belongs to, as the provider told; `None` once it is unlinked.
+    pub profile: Option<Sealed<Profile>>,
     /// Whether its token can be had.
     pub state: AccountState,
     /// Why not, if not.
@@ -235,7 +235,7 @@ fn account(row: &Row) -> Result<AccountRow, StoreError> {
         provider: cells.parse("provider_id")?,
         provider_slug: cells.get("provider_slug")?,
         subject: cells.get("subject")?,
-        profile: cells.sealed("profile")?,
+        profile: cells.sealed_opt("profile")?,
         state: cells.read("state", AccountState::parse)?,
         state_reason: cells.get("state_reason")?,
         label: cells.sealed_opt("label")?,

@@ -23,6 +23,7 @@ mod record;
 mod redirect_urls;
 mod replicas;
 mod request_ids;
+mod revocations;
 mod session;
 mod sql;
 mod standing;
@@ -36,6 +37,7 @@ pub use api_clients::{ApiClientRow, ApiKeyRow, StoredApiKey};
 pub use claims::Claim;
 pub use coherence::{Changes, Stale};
 pub use error::StoreError;
+pub use events::{EventFilter, EventLog, EventPage, EventRow, EventsError, Numbered};
 pub use flows::{ClaimedFlow, FlowStep};
 pub use grants::Holding;
 pub use keyring::Instance;
@@ -47,6 +49,7 @@ pub use record::{GrantChange, Outcome, Recorded};
 pub use redirect_urls::RedirectUrlRow;
 pub use replicas::Beat;
 pub use request_ids::RequestRow;
+pub use revocations::{Revocation, RevocationClaim, RevocationEnd};
 pub use standing::Blame;
 pub use upkeep::Census;
 
@@ -95,6 +98,7 @@ const STATEMENTS: &[&[Sql]] = &[
     redirect_urls::ALL,
     replicas::ALL,
     request_ids::ALL,
+    revocations::ALL,
     upkeep::ALL,
     standing::ALL,
 ];

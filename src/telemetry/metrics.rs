@@ -13,6 +13,9 @@ const REFRESHES: &str = "token_wallet_refreshes_total";
 const IN_DOUBT: &str = "token_wallet_refreshes_in_doubt_total";
 const ROTATION_OUTCOME_LOST: &str = "token_wallet_rotation_outcome_lost_total";
 const VERDICTS_FROZEN: &str = "token_wallet_verdicts_frozen_total";
+const REVOCATIONS: &str = "token_wallet_revocations_total";
+const REVOCATIONS_WAITING: &str = "token_wallet_revocations_waiting";
+const OLDEST_REVOCATION_SECONDS: &str = "token_wallet_oldest_revocation_seconds";
 const GRANTS: &str = "token_wallet_grants";
 const GRANTS_IN_DOUBT: &str = "token_wallet_grants_in_doubt";
 const DUE: &str = "token_wallet_due_grants";
@@ -28,6 +31,9 @@ const SPOOL_APPENDS: &str = "token_wallet_spool_appends_total";
 const SPOOL_FAILURES: &str = "token_wallet_spool_failures_total";
 const SPOOL_UNREADABLE: &str = "token_wallet_spool_unreadable_total";
 const STATEMENTS: &str = "token_wallet_store_statements_total";
+const EVENTS: &str = "token_wallet_events_total";
+const EVENTS_UNNUMBERED: &str = "token_wallet_events_unnumbered";
+const EVENT_WATCHERS: &str = "token_wallet_event_watchers";
 const JOB_RUNS: &str = "token_wallet_job_runs_total";
 pub(crate) const CACHE_HITS: &str = "token_wallet_cache_hits_total";
 pub(crate) const CACHE_MISSES: &str = "token_wallet_cache_misses_total";
@@ -71,7 +77,7 @@ const fn histogram_of(name: &'static str, labels: &'static str, meaning: &'stati
 }
 
 /// All of them.
-pub const METRICS: [Metric; 27] = [
+pub const METRICS: [Metric; 33] = [
     counter_of(REQUESTS, "method, code", "Answered requests, by gRPC code"),
     histogram_of(REQUEST_SECONDS, "method", "Seconds from a request's headers to its answer"),
     counter_of(
@@ -90,6 +96,13 @@ pub const METRICS: [Metric; 27] = [
         "provider",
         "How often a provider refused so many grants at once that none was ended for a while",
     ),
+    counter_of(
+        REVOCATIONS,
+        "provider, outcome",
+        "Tries to take back what a grant gave: `revoked`, `not_revoked`, `given_up`, or why it is tried again",
+    ),
+    gauge_of(REVOCATIONS_WAITING, "", "Grants that ended and are not taken back at their providers yet"),
+    gauge_of(OLDEST_REVOCATION_SECONDS, "", "Seconds since the first of them ended; it is given up after a day"),
     gauge_of(GRANTS, "state", "Current grants"),
     gauge_of(GRANTS_IN_DOUBT, "", "Current grants with a refresh whose outcome is not known"),
     gauge_of(DUE, "provider", "Grants to be refreshed now"),
@@ -117,6 +130,13 @@ pub const METRICS: [Metric; 27] = [
         "Answers found in the spool that could not be read, or set aside because their flow had ended",
     ),
     counter_of(STATEMENTS, "statement", "Statements sent to the store"),
+    counter_of(EVENTS, "type", "Events written, each with its change"),
+    gauge_of(
+        EVENTS_UNNUMBERED,
+        "",
+        "Events that watchers cannot see yet, 1 000 at most: more than 0 for seconds means that none are numbered",
+    ),
+    gauge_of(EVENT_WATCHERS, "", "Open streams of `WatchEvents`"),
     counter_of(JOB_RUNS, "job, outcome", "Ended runs of jobs: `well`, `failed`"),
     counter_of(CACHE_HITS, "shelf", "Look-ups in memory that found something"),
     counter_of(CACHE_MISSES, "shelf", "Look-ups in memory that had to go to the store"),
@@ -192,6 +212,17 @@ pub fn request(method: &'static str, code: &'static str, took: Duration) {
 /// Counts a refresh.
 pub fn refresh(provider: &str, outcome: &'static str) {
     counter!(REFRESHES, "provider" => provider.to_owned(), "outcome" => outcome).increment(1);
+}
+
+/// Counts a try to revoke a grant.
+pub fn revocation(provider: &str, outcome: &'static str) {
+    counter!(REVOCATIONS, "provider" => provider.to_owned(), "outcome" => outcome).increment(1);
+}
+
+/// Says how many revocations wait, and for how long the oldest.
+pub fn revocations_waiting(count: u32, oldest: Duration) {
+    gauge!(REVOCATIONS_WAITING).set(f64::from(count));
+    gauge!(OLDEST_REVOCATION_SECONDS).set(oldest.as_secs_f64());
 }
 
 /// Counts an ended run of a job.
@@ -281,6 +312,21 @@ pub fn spool_unreadable(answers: usize) {
 /// A count as metrics have it. It is never so large that a digit is lost.
 fn lossy(count: usize) -> f64 {
     f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+/// Counts a written event.
+pub fn event(kind: &'static str) {
+    counter!(EVENTS, "type" => kind).increment(1);
+}
+
+/// Says how many events wait for their number.
+pub fn events_unnumbered(count: u32) {
+    gauge!(EVENTS_UNNUMBERED).set(f64::from(count));
+}
+
+/// Says how many watch.
+pub fn event_watchers(count: usize) {
+    gauge!(EVENT_WATCHERS).set(lossy(count));
 }
 
 /// Counts a statement sent to the store.

@@ -45,7 +45,7 @@ async fn a_deposit_makes_user_account_grant_and_event_and_ends_the_flow(store: &
     assert_eq!((row.state, row.subject.as_str(), row.provider_slug.as_str()), (AccountState::Active, "s", "acme"));
     assert_eq!((&row.granted_scopes, &row.requested_scopes), (&scopes("read"), &scopes("read write")));
     assert_eq!((row.expires_at, row.issued_at, row.refreshable), (Some(at(3_600)), Some(NOW), true));
-    assert_eq!(row.profile, deposit.profile);
+    assert_eq!(row.profile, Some(deposit.profile.clone()));
 
     let holdings = store.holdings(&user("ann"), provider).await.unwrap();
     let [holding] = &holdings[..] else { panic!("{holdings:?}") };
@@ -71,7 +71,7 @@ async fn linking_again_makes_the_old_grant_ending(store: &Fixture) {
     assert!(store.holding(second.grant.id).await.unwrap().is_some());
     let ending = format!("SELECT COUNT(*) FROM grants WHERE id = '{}' AND state = 'ending'", first.grant.id);
     assert_eq!(store.number(&ending).await, 1);
-    assert_eq!(store.account(first.account).await.unwrap().unwrap().profile, sealed(5));
+    assert_eq!(store.account(first.account).await.unwrap().unwrap().profile, Some(sealed(5)));
 }
 
 async fn two_users_who_link_one_identity_at_once_have_one_winner(store: &Fixture) {

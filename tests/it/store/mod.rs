@@ -5,6 +5,7 @@ mod callers;
 mod claims;
 mod coherence;
 mod deposits;
+mod events;
 mod files;
 mod flows;
 mod grants;

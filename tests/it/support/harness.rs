@@ -14,6 +14,7 @@ use token_wallet::keys;
 use token_wallet::proto::v1;
 use token_wallet::proto::v1::api_client_service_client::ApiClientServiceClient;
 use token_wallet::proto::v1::complete_link_request::Proof;
+use token_wallet::proto::v1::event_service_client::EventServiceClient;
 use token_wallet::proto::v1::external_account_service_client::ExternalAccountServiceClient;
 use token_wallet::proto::v1::provider_service_client::ProviderServiceClient;
 use token_wallet::proto::v1::redirect_url_service_client::RedirectUrlServiceClient;
@@ -81,6 +82,10 @@ macro_rules! keyed_clients {
 
             pub fn redirect_urls(&self) -> RedirectUrlServiceClient<Keyed> {
                 RedirectUrlServiceClient::with_interceptor(self.channel(), Key::new(&self.key))
+            }
+
+            pub fn event_log(&self) -> EventServiceClient<Keyed> {
+                EventServiceClient::with_interceptor(self.channel(), Key::new(&self.key))
             }
 
             pub fn clients(&self) -> ApiClientServiceClient<Keyed> {
