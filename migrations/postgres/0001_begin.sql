@@ -89,6 +89,8 @@ CREATE TABLE external_accounts (
     subject      TEXT COLLATE "C" NOT NULL,
     -- Null once it is unlinked.
     profile      BYTEA,
+    -- JSON array: every scope that was ever granted; asked for again by a reauthorization.
+    scope_history TEXT COLLATE "C" NOT NULL,
     state        TEXT COLLATE "C" NOT NULL CHECK (state IN ('active', 'reauthorization_required', 'quarantined', 'unlinked')),
     state_reason TEXT COLLATE "C",
     is_default   BOOLEAN NOT NULL,
@@ -201,6 +203,8 @@ CREATE TABLE flows (
     redirect_url     TEXT COLLATE "C",
     redirect_uri     TEXT COLLATE "C" NOT NULL,
     scopes           TEXT COLLATE "C" NOT NULL,
+    -- The account whose grant it renews; null: whichever account the person chooses.
+    reauthorizes     TEXT COLLATE "C",
     state_hash       BYTEA  NOT NULL,
     ticket_hash      BYTEA,
     pkce_verifier    BYTEA,
@@ -212,6 +216,8 @@ CREATE TABLE flows (
     claimed_at       BIGINT,
     account_id       TEXT COLLATE "C",
     account_created  BOOLEAN,
+    -- The account kept the grant that it had: the better one.
+    grant_kept       BOOLEAN,
     failure          TEXT COLLATE "C",
     created_at       BIGINT NOT NULL,
     expires_at       BIGINT NOT NULL,
@@ -230,6 +236,8 @@ CREATE UNIQUE INDEX flows_by_ticket ON flows (ticket_hash) WHERE ticket_hash IS 
 -- Expiry and resumption of open flows, and the removal of ended ones.
 CREATE INDEX flows_open ON flows (expires_at) WHERE ended_at IS NULL;
 CREATE INDEX flows_ended ON flows (ended_at) WHERE ended_at IS NOT NULL;
+-- How many flows a user has open at a provider.
+CREATE INDEX flows_open_by_user ON flows (user_id, provider_id) WHERE ended_at IS NULL;
 -- Whether a provider is in use.
 CREATE INDEX flows_open_by_provider ON flows (provider_id) WHERE ended_at IS NULL;
 

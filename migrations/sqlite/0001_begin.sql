@@ -88,6 +88,8 @@ CREATE TABLE external_accounts (
     subject      TEXT    NOT NULL,
     -- Null once it is unlinked.
     profile      BLOB,
+    -- JSON array: every scope that was ever granted; asked for again by a reauthorization.
+    scope_history TEXT   NOT NULL,
     state        TEXT    NOT NULL CHECK (state IN ('active', 'reauthorization_required', 'quarantined', 'unlinked')),
     state_reason TEXT,
     is_default   INTEGER NOT NULL,
@@ -200,6 +202,8 @@ CREATE TABLE flows (
     redirect_url     TEXT,
     redirect_uri     TEXT   NOT NULL,
     scopes           TEXT   NOT NULL,
+    -- The account whose grant it renews; null: whichever account the person chooses.
+    reauthorizes     TEXT,
     state_hash       BLOB   NOT NULL,
     ticket_hash      BLOB,
     pkce_verifier    BLOB,
@@ -211,6 +215,8 @@ CREATE TABLE flows (
     claimed_at       INTEGER,
     account_id       TEXT,
     account_created  INTEGER,
+    -- The account kept the grant that it had: the better one.
+    grant_kept       INTEGER,
     failure          TEXT,
     created_at       INTEGER NOT NULL,
     expires_at       INTEGER NOT NULL,
@@ -229,6 +235,8 @@ CREATE UNIQUE INDEX flows_by_ticket ON flows (ticket_hash) WHERE ticket_hash IS 
 -- Expiry and resumption of open flows, and the removal of ended ones.
 CREATE INDEX flows_open ON flows (expires_at) WHERE ended_at IS NULL;
 CREATE INDEX flows_ended ON flows (ended_at) WHERE ended_at IS NOT NULL;
+-- How many flows a user has open at a provider.
+CREATE INDEX flows_open_by_user ON flows (user_id, provider_id) WHERE ended_at IS NULL;
 -- Whether a provider is in use.
 CREATE INDEX flows_open_by_provider ON flows (provider_id) WHERE ended_at IS NULL;
 

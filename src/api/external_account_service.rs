@@ -7,7 +7,9 @@ use super::once::once;
 use super::page::Page;
 use super::{Rooms, door, status};
 use crate::access::Caller;
-use crate::access::permit::{CompleteLink, ReadAccounts, ReadUserProviders, StartLink, UnlinkAccounts, UpdateAccounts};
+use crate::access::permit::{
+    CompleteLink, ReadAccounts, ReadUserProviders, Reauthorize, StartLink, UnlinkAccounts, UpdateAccounts,
+};
 use crate::domain::error::Failure;
 use crate::domain::secret::Ticket;
 use crate::linking::{LinkRequest, Proof};
@@ -25,6 +27,17 @@ impl ExternalAccountService for Rooms {
         let caller = door::caller(&request)?;
         let made = once(self, caller, request.into_inner(), move |rooms, request| async move {
             rooms.start(caller, request).await
+        });
+        made.await.map(Response::new).map_err(status::of)
+    }
+
+    async fn start_reauthorization(
+        &self,
+        request: Request<v1::StartReauthorizationRequest>,
+    ) -> Result<Response<v1::StartReauthorizationResponse>, Status> {
+        let caller = door::caller(&request)?;
+        let made = once(self, caller, request.into_inner(), move |rooms, request| async move {
+            rooms.reauthorize(caller, request).await
         });
         made.await.map(Response::new).map_err(status::of)
     }
@@ -95,6 +108,26 @@ impl Rooms {
         })
     }
 
+    async fn reauthorize(
+        &self,
+        caller: Caller,
+        request: v1::StartReauthorizationRequest,
+    ) -> Result<v1::StartReauthorizationResponse, Failure> {
+        let id = fields::id("external_account_id", &request.external_account_id)?;
+        let permit = caller.may(Reauthorize)?;
+        let link = LinkRequest {
+            redirect_url: fields::optional(request.redirect_url),
+            additional_scopes: fields::scopes("additional_scopes", request.additional_scopes)?,
+            login_hint: fields::optional(request.login_hint),
+        };
+        let started = self.linking.reauthorize(&permit, id, &link).await?;
+        Ok(v1::StartReauthorizationResponse {
+            flow_id: started.flow.to_string(),
+            authorization_url: started.authorization_url,
+            expire_time: Some(fields::moment(started.expires_at)),
+        })
+    }
+
     async fn complete(
         &self,
         caller: Caller,
@@ -110,6 +143,7 @@ impl Rooms {
         Ok(v1::CompleteLinkResponse {
             external_account: Some(account::account(linked.account)),
             created: linked.created,
+            kept_grant: linked.kept_grant,
         })
     }
 

@@ -35,6 +35,7 @@ macro_rules! creating {
 
 creating! {
     StartLinkRequest = "StartLink";
+    StartReauthorizationRequest = "StartReauthorization";
     CreateProviderRequest = "CreateProvider";
     CreateProviderSecretRequest = "CreateProviderSecret";
     CreateRedirectUrlRequest = "CreateRedirectUrl";

@@ -10,10 +10,11 @@ use crate::proto::v1::{
     UpdateExternalAccountRequest, UserProvider,
 };
 
-/// Link, list, change and unlink users' accounts at providers.
+/// Link, renew, list, change and unlink users' accounts at providers.
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
     Link(link::Link),
+    Reauthorize(link::Reauthorize),
     List(List),
     Providers(Providers),
     Update(Update),
@@ -106,6 +107,7 @@ impl Command {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Link(link) => link.run().await,
+            Self::Reauthorize(reauthorize) => reauthorize.run().await,
             Self::List(list) => list.run().await,
             Self::Providers(providers) => providers.run().await,
             Self::Update(update) => update.run().await,

@@ -38,7 +38,7 @@ pub use claims::Claim;
 pub use coherence::{Changes, Stale};
 pub use error::StoreError;
 pub use events::{EventFilter, EventLog, EventPage, EventRow, EventsError, Numbered};
-pub use flows::{ClaimedFlow, FlowStep};
+pub use flows::{ClaimedFlow, FlowStep, StartFlow};
 pub use grants::Holding;
 pub use keyring::Instance;
 pub use migrate::Schema;

@@ -9,7 +9,7 @@ use std::future::Future;
 use std::io;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
@@ -41,8 +41,8 @@ pub async fn serve(
 ) -> io::Result<()> {
     let kind = rooms.kind;
     let router = Router::new()
-        // A HEAD, as scanners of links send it, must not take the flow on.
-        .route("/oauth/callback/{provider}", get(callback::receive).head(|| async { StatusCode::NO_CONTENT }))
+        .route("/oauth/callback/{provider}", get(callback::receive).head(callback::look).post(callback::post))
+        .layer(DefaultBodyLimit::max(callback::LONGEST_QUERY))
         .method_not_allowed_fallback(|| async { page::method_not_allowed() })
         .fallback(|| async { page::not_found() })
         .layer(middleware::from_fn(move |request, next| check_host(kind, request, next)))

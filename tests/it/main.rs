@@ -4,8 +4,10 @@
 #![allow(unreachable_pub, reason = "nothing of a test binary is reachable from outside")]
 
 mod accounts;
+mod attacks;
 mod busy_store;
 mod cache;
+mod callback_rows;
 mod callers;
 mod cli;
 #[cfg(feature = "failpoints")]
@@ -36,6 +38,7 @@ mod provider_changes;
 mod provider_faults;
 mod providers;
 mod readme;
+mod reauthorize;
 mod requests;
 mod revocation;
 mod sandbox;
