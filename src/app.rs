@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use url::Url;
 
-use crate::access::Access;
 use crate::access::clients::NewClient;
+use crate::access::{Access, Requests};
 use crate::api;
 use crate::cache::Cache;
 use crate::clock::Clock;
@@ -295,6 +295,7 @@ pub async fn bootstrap_client(
 
 /// The use cases.
 struct UseCases {
+    requests: Requests,
     wallet: Wallet,
     linking: Linking,
     registry: Arc<Registry>,
@@ -358,15 +359,17 @@ fn rooms(
     wallet.replay(leftovers);
     let linking = Linking::new(linking::Parts {
         store: store.clone(),
+        cache: cache.clone(),
         vault: Arc::clone(&opened.vault),
         registry: Arc::clone(&registry),
         wallet: wallet.clone(),
-        clock,
+        clock: clock.clone(),
         kind: config.kind,
         replica,
         tasks: tasks.clone(),
     });
-    Ok(UseCases { wallet, linking, registry })
+    let requests = Requests { store: store.clone(), vault: Arc::clone(&opened.vault), clock, tasks: tasks.clone() };
+    Ok(UseCases { requests, wallet, linking, registry })
 }
 
 /// The three listeners, open and not yet served.
@@ -396,9 +399,9 @@ impl Bound {
         servers: &TaskTracker,
         closing: &CancellationToken,
     ) -> Addresses {
-        let UseCases { wallet, linking, registry } = cases;
+        let UseCases { requests, wallet, linking, registry } = cases;
         let pages = web::Rooms { linking: linking.clone(), kind, grpc: self.addresses.grpc.to_string() };
-        let rooms = api::Rooms { access, wallet, linking, registry, events, kind };
+        let rooms = api::Rooms { access, requests, wallet, linking, registry, events, kind };
         let broken = |listener: &'static str, closing: CancellationToken| {
             move |error: &dyn std::error::Error| {
                 tracing::error!(listener, %error, "a listener broke");
