@@ -153,11 +153,12 @@ impl App {
             write_first_key(&store, &access, path).await?;
         }
         let listeners = Bound::bind(&config).await?;
-        let rooms = rooms(&config, clock.clone(), &store, &cache, &opened, listeners.addresses.web, &tasks)?;
-        patiently(&config, async || rooms.wallet.adopt().await).await?;
+        let cases = rooms(&config, clock.clone(), &store, &cache, &opened, listeners.addresses.web, &tasks)?;
+        let UseCases { wallet, linking, registry } = cases;
+        patiently(&config, async || wallet.adopt().await).await?;
         // The lock of the file, or of the spool's folder, proves that this replica's last process is dead.
-        patiently(&config, async || rooms.linking.recover().await).await?;
-        patiently(&config, async || rooms.wallet.arrive().await).await?;
+        patiently(&config, async || linking.recover().await).await?;
+        patiently(&config, async || wallet.arrive().await).await?;
         let events = Events::new(events::Parts {
             store: store.clone(),
             access: access.clone(),
@@ -166,20 +167,27 @@ impl App {
             retention: config.events_retention,
             closing: closing.clone(),
         });
-        let timetable = Timetable::start(&rooms.wallet, &rooms.linking, &events, &tasks, &closing).await?;
+        let timetable = Timetable::start(&wallet, &linking, &events, &tasks, &closing).await?;
         let servers = TaskTracker::new();
         servers.spawn(events.clone().follow());
         if store.engine() == Engine::Postgres {
             servers.spawn(cache.follow(closing.clone()));
         }
         let health = timetable.health();
-        let (wallet, linking) = (rooms.wallet.clone(), rooms.linking.clone());
         let readiness = web::Readiness {
             store: store.clone(),
             wallet: wallet.clone(),
             failing_job: Arc::new(move || health.failing()),
         };
-        let addresses = listeners.serve(config.kind, access, events.clone(), rooms, readiness, &servers, &closing);
+        let rooms = api::Rooms {
+            access,
+            wallet: wallet.clone(),
+            linking: linking.clone(),
+            registry,
+            events: events.clone(),
+            kind: config.kind,
+        };
+        let addresses = listeners.serve(rooms, readiness, &servers, &closing);
         tracing::info!(grpc = %addresses.grpc, web = %addresses.web, ops = %addresses.ops, kind = config.kind.as_str(), "ready");
         Ok(Self { addresses, store, wallet, linking, events, timetable, closing, tasks, servers })
     }
@@ -387,17 +395,13 @@ impl Bound {
 
     fn serve(
         self,
-        kind: InstanceKind,
-        access: Access,
-        events: Events,
-        cases: UseCases,
+        rooms: api::Rooms,
         readiness: web::Readiness,
         servers: &TaskTracker,
         closing: &CancellationToken,
     ) -> Addresses {
-        let UseCases { wallet, linking, registry } = cases;
-        let pages = web::Rooms { linking: linking.clone(), kind, grpc: self.addresses.grpc.to_string() };
-        let rooms = api::Rooms { access, wallet, linking, registry, events, kind };
+        let pages =
+            web::Rooms { linking: rooms.linking.clone(), kind: rooms.kind, grpc: self.addresses.grpc.to_string() };
         let broken = |listener: &'static str, closing: CancellationToken| {
             move |error: &dyn std::error::Error| {
                 tracing::error!(listener, %error, "a listener broke");
