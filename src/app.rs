@@ -206,6 +206,7 @@ impl App {
     pub async fn turn(&self) -> Result<(), Failure> {
         self.wallet.sweep().await?;
         self.wallet.recover().await?;
+        self.wallet.revoke().await?;
         self.wallet.beat().await?;
         self.wallet.warn_of_ends().await?;
         self.wallet.adopt().await?;

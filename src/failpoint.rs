@@ -24,8 +24,8 @@ mod armed {
 
     use rustix::process::{Signal, getpid, kill_process};
 
-    /// All steps, in the order that a refresh and a link take them.
-    pub const NAMES: [&str; 13] = [
+    /// All steps, in the order that a refresh, a link and an unlink take them.
+    pub const NAMES: [&str; 18] = [
         "refresh.claiming",
         "refresh.claimed",
         "refresh.sent",
@@ -39,6 +39,11 @@ mod armed {
         "link.spooled",
         "link.parked",
         "link.committed",
+        "unlink.committed",
+        "revoke.claimed",
+        "revoke.sent",
+        "revoke.answered",
+        "revoke.recorded",
     ];
 
     /// The variable that [`arm`] is given: `NAME`, `NAME:3` (at the third time), with `=pause` behind it to be stopped

@@ -73,8 +73,12 @@ CREATE INDEX provider_secrets_by_provider ON provider_secrets (provider_id, crea
 -- A user exists from its first account.
 CREATE TABLE users (
     id         TEXT COLLATE "C" PRIMARY KEY,
-    created_at BIGINT NOT NULL
+    created_at BIGINT NOT NULL,
+    -- The row stays for a while, so that a repeated deletion succeeds.
+    deleted_at BIGINT
 );
+
+CREATE INDEX users_deleted ON users (deleted_at) WHERE deleted_at IS NOT NULL;
 
 -- What of an account seldom changes; what changes with every refresh is in grants.
 CREATE TABLE external_accounts (
@@ -83,12 +87,16 @@ CREATE TABLE external_accounts (
     provider_id  TEXT COLLATE "C" NOT NULL REFERENCES providers (id),
     -- The provider's own id of the account.
     subject      TEXT COLLATE "C" NOT NULL,
-    profile      BYTEA   NOT NULL,
+    -- Null once it is unlinked.
+    profile      BYTEA,
+    -- JSON array: every scope that was ever granted; asked for again by a reauthorization.
+    scope_history TEXT COLLATE "C" NOT NULL,
     state        TEXT COLLATE "C" NOT NULL CHECK (state IN ('active', 'reauthorization_required', 'quarantined', 'unlinked')),
     state_reason TEXT COLLATE "C",
     is_default   BOOLEAN NOT NULL,
     created_at   BIGINT  NOT NULL,
-    unlinked_at  BIGINT
+    unlinked_at  BIGINT,
+    CHECK (profile IS NOT NULL OR state = 'unlinked')
 );
 
 -- One live account per identity at a provider.
@@ -98,6 +106,8 @@ CREATE UNIQUE INDEX external_accounts_default ON external_accounts (user_id, pro
     WHERE is_default AND state <> 'unlinked';
 -- Every get, and the list of a user's accounts.
 CREATE INDEX external_accounts_by_user ON external_accounts (user_id, provider_id);
+-- The removal of what was unlinked long ago.
+CREATE INDEX external_accounts_unlinked ON external_accounts (unlinked_at) WHERE state = 'unlinked';
 -- Whether a provider is in use.
 CREATE INDEX external_accounts_by_provider ON external_accounts (provider_id) WHERE state <> 'unlinked';
 
@@ -109,7 +119,8 @@ CREATE TABLE grants (
     provider_id        TEXT COLLATE "C" NOT NULL,
     state              TEXT COLLATE "C" NOT NULL CHECK (state IN ('active', 'suspect', 'dead', 'quarantined', 'ending', 'ended')),
     is_current         BOOLEAN NOT NULL,
-    access_token       BYTEA   NOT NULL,
+    -- Null once there is nothing left to revoke.
+    access_token       BYTEA,
     access_generation  BIGINT  NOT NULL,
     refresh_token      BYTEA,
     refresh_generation BIGINT,
@@ -152,7 +163,10 @@ CREATE TABLE grants (
     ending_reason      TEXT COLLATE "C",
     revoke_at          BIGINT,
     revoke_attempts    BIGINT  NOT NULL DEFAULT 0,
+    -- Until when a request for it may be under way.
+    revoking_until     BIGINT,
     created_at         BIGINT  NOT NULL,
+    CHECK ((access_token IS NULL) = (state = 'ended')),
     CHECK ((refresh_token IS NULL) = (refresh_generation IS NULL)),
     CHECK ((lease_owner IS NULL) = (lease_until IS NULL)),
     CHECK (committed_fence <= fence),
@@ -169,6 +183,9 @@ CREATE INDEX grants_suspected ON grants (provider_id, suspect_at) WHERE suspect_
 CREATE INDEX grants_to_warn ON grants (warn_at) WHERE warn_at IS NOT NULL;
 -- Revocations that are due.
 CREATE INDEX grants_to_revoke ON grants (revoke_at) WHERE revoke_at IS NOT NULL;
+-- The removal of what ended long ago, with its account.
+CREATE INDEX grants_ended ON grants (ending_at) WHERE state = 'ended';
+CREATE INDEX grants_by_account ON grants (account_id);
 -- Leases left over by a process that died, and requests without an answer.
 CREATE INDEX grants_leased ON grants (lease_until) WHERE lease_until IS NOT NULL;
 
@@ -182,6 +199,8 @@ CREATE TABLE flows (
     redirect_url     TEXT COLLATE "C",
     redirect_uri     TEXT COLLATE "C" NOT NULL,
     scopes           TEXT COLLATE "C" NOT NULL,
+    -- The account whose grant it renews; null: whichever account the person chooses.
+    reauthorizes     TEXT COLLATE "C",
     state_hash       BYTEA  NOT NULL,
     ticket_hash      BYTEA,
     pkce_verifier    BYTEA,
@@ -193,6 +212,8 @@ CREATE TABLE flows (
     claimed_at       BIGINT,
     account_id       TEXT COLLATE "C",
     account_created  BOOLEAN,
+    -- The account kept the grant that it had: the better one.
+    grant_kept       BOOLEAN,
     failure          TEXT COLLATE "C",
     created_at       BIGINT NOT NULL,
     expires_at       BIGINT NOT NULL,
@@ -211,6 +232,8 @@ CREATE UNIQUE INDEX flows_by_ticket ON flows (ticket_hash) WHERE ticket_hash IS 
 -- Expiry and resumption of open flows, and the removal of ended ones.
 CREATE INDEX flows_open ON flows (expires_at) WHERE ended_at IS NULL;
 CREATE INDEX flows_ended ON flows (ended_at) WHERE ended_at IS NOT NULL;
+-- How many flows a user has open at a provider.
+CREATE INDEX flows_open_by_user ON flows (user_id, provider_id) WHERE ended_at IS NULL;
 -- Whether a provider is in use.
 CREATE INDEX flows_open_by_provider ON flows (provider_id) WHERE ended_at IS NULL;
 

@@ -72,8 +72,12 @@ CREATE INDEX provider_secrets_by_provider ON provider_secrets (provider_id, crea
 -- A user exists from its first account.
 CREATE TABLE users (
     id         TEXT   PRIMARY KEY,
-    created_at INTEGER NOT NULL
+    created_at INTEGER NOT NULL,
+    -- The row stays for a while, so that a repeated deletion succeeds.
+    deleted_at INTEGER
 ) STRICT;
+
+CREATE INDEX users_deleted ON users (deleted_at) WHERE deleted_at IS NOT NULL;
 
 -- What of an account seldom changes; what changes with every refresh is in grants.
 CREATE TABLE external_accounts (
@@ -82,12 +86,16 @@ CREATE TABLE external_accounts (
     provider_id  TEXT    NOT NULL REFERENCES providers (id),
     -- The provider's own id of the account.
     subject      TEXT    NOT NULL,
-    profile      BLOB    NOT NULL,
+    -- Null once it is unlinked.
+    profile      BLOB,
+    -- JSON array: every scope that was ever granted; asked for again by a reauthorization.
+    scope_history TEXT   NOT NULL,
     state        TEXT    NOT NULL CHECK (state IN ('active', 'reauthorization_required', 'quarantined', 'unlinked')),
     state_reason TEXT,
     is_default   INTEGER NOT NULL,
     created_at   INTEGER NOT NULL,
-    unlinked_at  INTEGER
+    unlinked_at  INTEGER,
+    CHECK (profile IS NOT NULL OR state = 'unlinked')
 ) STRICT;
 
 -- One live account per identity at a provider.
@@ -97,6 +105,8 @@ CREATE UNIQUE INDEX external_accounts_default ON external_accounts (user_id, pro
     WHERE is_default AND state <> 'unlinked';
 -- Every get, and the list of a user's accounts.
 CREATE INDEX external_accounts_by_user ON external_accounts (user_id, provider_id);
+-- The removal of what was unlinked long ago.
+CREATE INDEX external_accounts_unlinked ON external_accounts (unlinked_at) WHERE state = 'unlinked';
 -- Whether a provider is in use.
 CREATE INDEX external_accounts_by_provider ON external_accounts (provider_id) WHERE state <> 'unlinked';
 
@@ -108,7 +118,8 @@ CREATE TABLE grants (
     provider_id        TEXT    NOT NULL,
     state              TEXT    NOT NULL CHECK (state IN ('active', 'suspect', 'dead', 'quarantined', 'ending', 'ended')),
     is_current         INTEGER NOT NULL,
-    access_token       BLOB    NOT NULL,
+    -- Null once there is nothing left to revoke.
+    access_token       BLOB,
     access_generation  INTEGER NOT NULL,
     refresh_token      BLOB,
     refresh_generation INTEGER,
@@ -151,7 +162,10 @@ CREATE TABLE grants (
     ending_reason      TEXT,
     revoke_at          INTEGER,
     revoke_attempts    INTEGER NOT NULL DEFAULT 0,
+    -- Until when a request for it may be under way.
+    revoking_until     INTEGER,
     created_at         INTEGER NOT NULL,
+    CHECK ((access_token IS NULL) = (state = 'ended')),
     CHECK ((refresh_token IS NULL) = (refresh_generation IS NULL)),
     CHECK ((lease_owner IS NULL) = (lease_until IS NULL)),
     CHECK (committed_fence <= fence),
@@ -168,6 +182,9 @@ CREATE INDEX grants_suspected ON grants (provider_id, suspect_at) WHERE suspect_
 CREATE INDEX grants_to_warn ON grants (warn_at) WHERE warn_at IS NOT NULL;
 -- Revocations that are due.
 CREATE INDEX grants_to_revoke ON grants (revoke_at) WHERE revoke_at IS NOT NULL;
+-- The removal of what ended long ago, with its account.
+CREATE INDEX grants_ended ON grants (ending_at) WHERE state = 'ended';
+CREATE INDEX grants_by_account ON grants (account_id);
 -- Leases left over by a process that died, and requests without an answer.
 CREATE INDEX grants_leased ON grants (lease_until) WHERE lease_until IS NOT NULL;
 
@@ -181,6 +198,8 @@ CREATE TABLE flows (
     redirect_url     TEXT,
     redirect_uri     TEXT   NOT NULL,
     scopes           TEXT   NOT NULL,
+    -- The account whose grant it renews; null: whichever account the person chooses.
+    reauthorizes     TEXT,
     state_hash       BLOB   NOT NULL,
     ticket_hash      BLOB,
     pkce_verifier    BLOB,
@@ -192,6 +211,8 @@ CREATE TABLE flows (
     claimed_at       INTEGER,
     account_id       TEXT,
     account_created  INTEGER,
+    -- The account kept the grant that it had: the better one.
+    grant_kept       INTEGER,
     failure          TEXT,
     created_at       INTEGER NOT NULL,
     expires_at       INTEGER NOT NULL,
@@ -210,6 +231,8 @@ CREATE UNIQUE INDEX flows_by_ticket ON flows (ticket_hash) WHERE ticket_hash IS 
 -- Expiry and resumption of open flows, and the removal of ended ones.
 CREATE INDEX flows_open ON flows (expires_at) WHERE ended_at IS NULL;
 CREATE INDEX flows_ended ON flows (ended_at) WHERE ended_at IS NOT NULL;
+-- How many flows a user has open at a provider.
+CREATE INDEX flows_open_by_user ON flows (user_id, provider_id) WHERE ended_at IS NULL;
 -- Whether a provider is in use.
 CREATE INDEX flows_open_by_provider ON flows (provider_id) WHERE ended_at IS NULL;
 

@@ -41,6 +41,10 @@ pub struct StartLink {
     pub provider: Slug,
 }
 
+/// Begin a reauthorization of an account.
+#[derive(Clone, Copy, Debug)]
+pub struct Reauthorize;
+
 /// End a link that this client began for a user.
 #[derive(Clone, Debug)]
 pub struct CompleteLink {
@@ -90,6 +94,7 @@ macro_rules! actions {
 actions!(
     ReadToken,
     StartLink,
+    Reauthorize,
     CompleteLink,
     ReadAccounts,
     UnlinkAccounts,

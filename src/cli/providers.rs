@@ -94,6 +94,10 @@ struct Endpoints {
     #[arg(long, value_name = "URL")]
     userinfo_url: Option<String>,
 
+    /// Where tokens are revoked when an account is unlinked [default: nowhere]
+    #[arg(long, value_name = "URL")]
+    revocation_url: Option<String>,
+
     /// The issuer that callbacks must name [default: not checked]
     #[arg(long, value_name = "URL")]
     issuer: Option<String>,
@@ -181,6 +185,7 @@ impl Endpoints {
             authorization_url: self.authorization_url.unwrap_or_default(),
             token_url: self.token_url.unwrap_or_default(),
             userinfo_url: self.userinfo_url.unwrap_or_default(),
+            revocation_url: self.revocation_url.unwrap_or_default(),
             issuer: self.issuer.unwrap_or_default(),
             subject_pointer: self.subject_pointer.unwrap_or_default(),
         };
@@ -231,6 +236,7 @@ fn show(provider: Provider, json: bool) -> anyhow::Result<()> {
         ("authorization URL", endpoints.authorization_url),
         ("token URL", endpoints.token_url),
         ("userinfo URL", endpoints.userinfo_url),
+        ("revocation URL", endpoints.revocation_url),
         ("issuer", endpoints.issuer),
         ("state", state),
         ("paused until", output::time(health.pause_end_time)),
@@ -303,6 +309,7 @@ fn to_json(provider: &Provider) -> Value {
             "authorization_url": endpoints.authorization_url,
             "token_url": endpoints.token_url,
             "userinfo_url": endpoints.userinfo_url,
+            "revocation_url": endpoints.revocation_url,
             "issuer": endpoints.issuer,
             "subject_pointer": endpoints.subject_pointer,
         },

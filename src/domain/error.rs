@@ -143,6 +143,11 @@ failures! {
         sentence: "the flow was started by somebody else",
         cure: "complete a flow from the session of the user it was started for; start again",
     }
+    /// Somebody else brought the flow back before its starter did: it is burned.
+    FlowStolen = "FLOW_SESSION_MISMATCH" PermissionDenied {
+        sentence: "somebody else brought this flow back, so nothing was linked",
+        cure: "start again; a security event says that the ticket was in other hands",
+    }
     /// The user has no account at the provider.
     AccountNotLinked = "ACCOUNT_NOT_LINKED" NotFound {
         sentence: "the user has no account at this provider",
@@ -282,6 +287,25 @@ failures! {
     Conflict = "CONFLICT" Aborted {
         sentence: "it was changed since it was read",
         cure: "read it again, and send the new etag if the change is still wanted",
+    }
+    /// The user chose another account than the one to reauthorize.
+    AccountMismatch = "ACCOUNT_MISMATCH" FailedPrecondition {
+        sentence: "the user authorized another account than the one to reauthorize; nothing was changed",
+        cure: "start again, and have the user choose the same account at the provider",
+        page: (
+            "Not connected",
+            "You chose another account than the one to connect again. Nothing was changed.",
+            "Go back to the application and start again with the same account."
+        ),
+    }
+    /// The caller asks for more than it may.
+    RateLimited {
+        /// When another call may help.
+        retry_after: Duration
+    } = "RATE_LIMITED" ResourceExhausted {
+        sentence: "too many requests",
+        cure: "wait as long as RetryInfo says",
+        retry: retry_after,
     }
     /// The provider cannot be reached or asks to wait.
     ProviderUnavailable {

@@ -58,6 +58,12 @@ kinds! {
     AccountLinked = "account.linked", Ordinary, "user, account, flow", "Its tokens can be had.";
     /// A user linked an account again: it has a new grant.
     AccountRelinked = "account.relinked", Ordinary, "user, account, flow", "Its tokens can be had, also if they could not before.";
+    /// A user consented again, and the account kept the grant that it had, because it is the better one.
+    AccountGrantKept = "account.grant_kept", Ordinary, "user, account, flow",
+        "Its tokens are as before. If more was to be granted: ask the user to consent to all of it.";
+    /// A refresh brought other scopes than the account's grant had.
+    AccountScopesChanged = "account.scopes_changed", Ordinary, "user, account",
+        "Who needs a scope that is gone is told MISSING_SCOPES: reauthorize.";
     /// An account was unlinked.
     AccountUnlinked = "account.unlinked", Ordinary, "user, account", "Stop using it; forget what was derived from it.";
     /// The provider ended an account's grant, confirmed: the user must consent again.
@@ -73,6 +79,14 @@ kinds! {
     /// The provider gave no refresh token though one was asked for.
     AccountNotRefreshable = "account.not_refreshable", Ordinary, "user, account, flow",
         "The account ends with its access token: look at the provider's scopes and at its application's settings.";
+    /// The tokens of a grant that ended were taken back at the provider. The reason `in_doubt`: those that are known.
+    GrantRevoked = "grant.revoked", Ordinary, "user, account, grant, reason", "Nothing.";
+    /// They could not be, for a day or for good; the reason is the last word of it.
+    GrantRevocationFailed = "grant.revocation_failed", Ordinary, "user, account, grant, reason",
+        "Tell the user to end the application's access in their settings at the provider.";
+    /// They were not tried: the provider takes nothing back, or would take back a newer consent with them.
+    GrantNotRevoked = "grant.not_revoked", Ordinary, "user, account, grant, reason",
+        "If the account is unlinked: as for `grant.revocation_failed`.";
     /// A provider refuses our credentials, certainly; its grants wait.
     ProviderMisconfigured = "provider.misconfigured", Ordinary, "none",
         "An operator must mend client id or secret; no user can.";

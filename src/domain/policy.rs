@@ -36,6 +36,21 @@ pub const LONGEST_PAUSE: Duration = Duration::from_mins(15);
 /// While a provider refuses too many grants at once none is ended, until this long after the last wave.
 pub const FREEZE: Duration = Duration::from_mins(30);
 
+/// How long deleted rows are kept, so that a repeated deletion succeeds and one can look into it.
+pub const KEEP_DELETED: Duration = Duration::from_hours(24 * 30);
+
+/// For how long after a grant's end its revocation is tried.
+pub const REVOKE_FOR: Duration = Duration::from_hours(24);
+
+/// The bound of the first wait between two tries of a revocation.
+const FIRST_REVOKE_RETRY: Duration = Duration::from_secs(5);
+
+/// The bound of all later ones.
+pub const LONGEST_REVOKE_RETRY: Duration = Duration::from_hours(1);
+
+/// How long after its claim a revocation's request may be under way, and nobody else makes one.
+pub const REVOKE_LEASE: Duration = Duration::from_secs(20);
+
 /// How long after a first refusal the provider is asked to confirm it.
 const CONFIRM_AFTER: Duration = Duration::from_mins(1);
 
@@ -120,6 +135,15 @@ pub fn ahead_for(lifetime: Option<Duration>, ahead: Duration) -> Duration {
         _ if ahead.is_zero() => ALWAYS,
         _ => ahead,
     }
+}
+
+/// When a revocation that failed for the `attempts`-th time is tried again: full jitter below a bound that doubles, not
+/// before a quarter of it, and no later than the last try, [`REVOKE_FOR`] after the grant's end.
+pub fn revoke_again_at(now: Timestamp, ending_at: Timestamp, attempts: u32, spread: f64) -> Timestamp {
+    let bound = FIRST_REVOKE_RETRY.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(LONGEST_REVOKE_RETRY);
+    let last = ending_at.plus(REVOKE_FOR);
+    let again = now.plus(bound.mul_f64(unit(spread)).max(bound / 4));
+    if now < last { again.min(last) } else { again }
 }
 
 /// A token younger than this is not refreshed because somebody wants a longer life or reports it as rejected.

@@ -48,7 +48,7 @@ impl Timetable {
         let plan = Plan { scheduler: JobScheduler::new().await?, tasks, closing, health: Health::default() };
         let (sweeping, beating) = (wallet.clone(), wallet.clone());
         let (warning, counting, adopting) = (wallet.clone(), wallet.clone(), wallet.clone());
-        let (tidying, resuming) = (linking.clone(), linking.clone());
+        let (tidying, resuming, revoking) = (linking.clone(), linking.clone(), wallet.clone());
         let (numbering, forgetting) = (events.clone(), events.clone());
         plan.add("sweep", EVERY_SECOND, move || {
             let wallet = sweeping.clone();
@@ -57,6 +57,11 @@ impl Timetable {
                 wallet.sweep().await?;
                 Ok(wallet.recover().await?)
             }
+        })
+        .await?;
+        plan.add("revoke", EVERY_SECOND, move || {
+            let wallet = revoking.clone();
+            async move { wallet.revoke().await }
         })
         .await?;
         plan.add("heartbeat", EVERY_FIVE_SECONDS, move || {

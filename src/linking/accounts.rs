@@ -13,7 +13,7 @@ use crate::vault::Owner;
 pub struct Account {
     /// What the store knows.
     pub row: AccountRow,
-    /// Who it is; empty if the stored profile does not open.
+    /// Who it is; empty once it is unlinked, or if the stored profile does not open.
     pub profile: Profile,
 }
 
@@ -53,10 +53,12 @@ impl Linking {
     fn open(&self, row: AccountRow) -> Account {
         let (id, provider) = (row.id.to_string(), row.provider.to_string());
         let owner = Owner::of_profile(&id, row.user.as_str(), &provider);
-        let profile = self.0.vault.open_cell(&row.profile, &owner).unwrap_or_else(|error| {
+        let opened = row.profile.as_ref().map(|profile| self.0.vault.open_cell(profile, &owner)).transpose();
+        let profile = opened.unwrap_or_else(|error| {
             tracing::error!(account = %row.id, %error, "a stored profile does not open");
-            Profile::default()
+            None
         });
+        let profile = profile.unwrap_or_default();
         Account { row, profile }
     }
 }

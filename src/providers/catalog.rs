@@ -35,6 +35,16 @@ pub struct Entry {
     pub token_url: Option<String>,
     /// Where the profile is read, by GET with the access token as Bearer.
     pub userinfo_url: Option<String>,
+    /// Where tokens are revoked (RFC 7009). Absent: the provider has no such endpoint, or the operator gives it.
+    pub revocation_url: Option<String>,
+    /// How a revocation is authorized; absent: as at the token endpoint.
+    revocation_auth: Option<RevocationAuth>,
+    /// Which token a revocation takes.
+    #[serde(default)]
+    pub revocation_token: RevocationToken,
+    /// What a revocation ends. Not known is taken for the most.
+    #[serde(default)]
+    pub revocation_reach: RevocationReach,
     /// What `iss` of its callbacks must be (RFC 9207). Absent: not checked.
     pub issuer: Option<String>,
     /// RFC 6901 pointer to the account's id in the profile.
@@ -57,6 +67,9 @@ pub struct Entry {
     pub offline_scopes: Vec<String>,
     /// Whether RFC 7636 is used, with S256.
     pub pkce: Pkce,
+    /// How the browser brings back what the provider says.
+    #[serde(default)]
+    pub response_mode: ResponseMode,
     /// Fixed parameters of the authorization URL.
     #[serde(default)]
     pub auth_params: BTreeMap<String, String>,
@@ -98,6 +111,57 @@ pub enum TokenAuth {
     ClientSecretBasic,
     /// In the body.
     ClientSecretPost,
+}
+
+/// Ways to authorize a revocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RevocationAuth {
+    /// Whoever has the token may.
+    None,
+    /// The client names itself.
+    ClientIdOnly,
+    /// With the client's secret, as [`TokenAuth::ClientSecretBasic`].
+    ClientSecretBasic,
+    /// With the client's secret, as [`TokenAuth::ClientSecretPost`].
+    ClientSecretPost,
+    /// By the access token itself, which is the one that is revoked (RFC 6750 section 2.1).
+    BearerAccessToken,
+}
+
+/// Which token a revocation takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RevocationToken {
+    /// Either; a refresh token takes its access tokens with it (RFC 7009 section 2.1).
+    #[default]
+    RefreshOrAccess,
+    /// Refresh tokens alone.
+    Refresh,
+    /// Access tokens alone.
+    Access,
+}
+
+/// What a revocation ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RevocationReach {
+    /// What came of the same consent as the token, and no more.
+    Token,
+    /// All that the user ever gave to our client, newer consents too.
+    #[default]
+    Authorization,
+}
+
+/// Ways to bring back what the provider says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResponseMode {
+    /// In the query of the redirect URI (RFC 6749 section 4.1.2).
+    #[default]
+    Query,
+    /// In a form that the browser posts there (OAuth 2.0 Form Post Response Mode).
+    FormPost,
 }
 
 /// Whether a refresh gives a new refresh token.
@@ -217,6 +281,14 @@ impl Entry {
         fixed.map(Duration::from_secs)
     }
 
+    /// How a revocation is authorized.
+    pub fn revocation_auth(&self) -> RevocationAuth {
+        self.revocation_auth.unwrap_or(match self.token_auth {
+            TokenAuth::ClientSecretBasic => RevocationAuth::ClientSecretBasic,
+            TokenAuth::ClientSecretPost => RevocationAuth::ClientSecretPost,
+        })
+    }
+
     /// How long a code may be redeemed.
     pub const fn code_lifetime(&self) -> Duration {
         Duration::from_secs(self.code_lifetime)
@@ -306,7 +378,15 @@ pub(crate) mod tests {
         let catalog = Catalog::embedded();
         assert_eq!(
             catalog.names().collect::<Vec<_>>(),
-            ["oauth2", "sandbox", "sandbox_grace", "sandbox_static", "sandbox_strict"]
+            [
+                "oauth2",
+                "sandbox",
+                "sandbox_form_post",
+                "sandbox_grace",
+                "sandbox_static",
+                "sandbox_strict",
+                "sandbox_whole"
+            ]
         );
         for name in catalog.names() {
             let entry = catalog.entry(name).unwrap();

@@ -16,6 +16,8 @@ pub struct Endpoints {
     pub token_url: Url,
     /// Where the profile is read.
     pub userinfo_url: Url,
+    /// Where tokens are revoked (RFC 7009), if anywhere.
+    pub revocation_url: Option<Url>,
     /// What `iss` of its callbacks must be, compared as text (RFC 9207 section 2.4). `None`: not checked.
     pub issuer: Option<String>,
     /// RFC 6901 pointer to the account's id in the profile.
@@ -31,6 +33,8 @@ pub struct CustomEndpoints {
     pub token_url: String,
     /// See [`Endpoints::userinfo_url`].
     pub userinfo_url: String,
+    /// See [`Endpoints::revocation_url`].
+    pub revocation_url: Option<String>,
     /// See [`Endpoints::issuer`].
     pub issuer: Option<String>,
     /// See [`Endpoints::subject_pointer`]; `None` is the catalog's, `/sub`.
@@ -50,6 +54,9 @@ impl CustomEndpoints {
         check_url("endpoints.authorization_url", &self.authorization_url, outbound)?;
         check_url("endpoints.token_url", &self.token_url, outbound)?;
         check_url("endpoints.userinfo_url", &self.userinfo_url, outbound)?;
+        if let Some(url) = &self.revocation_url {
+            check_url("endpoints.revocation_url", url, outbound)?;
+        }
         if let Some(issuer) = &self.issuer {
             check_url("endpoints.issuer", issuer, outbound)?;
         }
@@ -75,6 +82,7 @@ impl Endpoints {
             authorization_url: url(&entry.authorization_url)?,
             token_url: url(&entry.token_url)?,
             userinfo_url: url(&entry.userinfo_url)?,
+            revocation_url: url(&entry.revocation_url),
             issuer: entry.issuer.as_deref().and_then(fill),
             subject_pointer: entry.ptr_id.clone(),
         })
@@ -86,6 +94,7 @@ impl Endpoints {
             authorization_url: Url::parse(&custom.authorization_url).ok()?,
             token_url: Url::parse(&custom.token_url).ok()?,
             userinfo_url: Url::parse(&custom.userinfo_url).ok()?,
+            revocation_url: custom.revocation_url.as_deref().map(Url::parse).transpose().ok()?,
             issuer: custom.issuer,
             subject_pointer: custom.subject_pointer.unwrap_or_else(|| entry.ptr_id.clone()),
         })
@@ -123,6 +132,7 @@ mod tests {
             authorization_url: "https://id.example.com/authorize?tenant=7".into(),
             token_url: "https://id.example.com/token".into(),
             userinfo_url: "https://id.example.com/me".into(),
+            revocation_url: Some("https://id.example.com/revoke".into()),
             issuer: Some("https://id.example.com".into()),
             subject_pointer: None,
         }

@@ -11,13 +11,15 @@ mod merge;
 pub mod profile;
 pub mod provider;
 pub mod registry;
+pub mod revoke;
 pub mod token;
 pub mod verdict;
 
 pub use authorize::Authorization;
-pub use catalog::{Catalog, Entry};
+pub use catalog::{Catalog, Entry, ResponseMode, RevocationReach};
 pub use change::NewProvider;
 pub use endpoints::{CustomEndpoints, Endpoints};
 pub use gate::{Closed, ClosedBy, Gate, Permit, Settled, Target, Urgency};
 pub use provider::{Provider, Wire};
 pub use registry::{Parts, ProviderPage, Registry};
+pub use revoke::Token;

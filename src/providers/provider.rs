@@ -148,6 +148,7 @@ pub(crate) mod tests {
                 authorization_url: url("authorize?tenant=7"),
                 token_url: url("token"),
                 userinfo_url: url("me"),
+                revocation_url: Some(url("revoke")),
                 issuer: None,
                 subject_pointer: "/sub".into(),
             },

@@ -9,7 +9,7 @@ use super::provider::Provider;
 use super::verdict::classify_profile;
 use super::{answer, profile};
 use crate::domain::provider::{Profile, TokenAnswer, Verdict};
-use crate::domain::secret::{AccessToken, AuthorizationCode, PkceVerifier, RefreshToken};
+use crate::domain::secret::{AccessToken, AuthorizationCode, ClientSecret, PkceVerifier, RefreshToken};
 use crate::outbound::{OutboundError, Response, json};
 use crate::store::ProviderSecretRow;
 
@@ -73,7 +73,7 @@ impl Provider {
         read
     }
 
-    async fn send(&self, request: HttpRequest) -> Result<Response, OutboundError> {
+    pub(super) async fn send(&self, request: HttpRequest) -> Result<Response, OutboundError> {
         // Host and port alone: the rest of a URL is not for logs.
         let host = request.uri().host().unwrap_or_default().to_owned();
         let port = request.uri().port_u16();
@@ -105,11 +105,16 @@ impl Provider {
         built(|keep| client.exchange_refresh_token(&token).request(keep).map(drop))
     }
 
-    fn client(&self, secret: Option<&ProviderSecretRow>) -> Result<TokenClient, Verdict> {
-        let secret = secret.map(|secret| self.open_secret(secret)).transpose().map_err(|error| {
+    /// A client secret, opened to be sent.
+    pub(super) fn client_secret(&self, secret: &ProviderSecretRow) -> Result<ClientSecret, Verdict> {
+        self.open_secret(secret).map_err(|error| {
             tracing::error!(provider = %self.slug, %error, "the client secret does not open");
             Verdict::Misconfigured("client_secret_sealed".to_owned())
-        })?;
+        })
+    }
+
+    fn client(&self, secret: Option<&ProviderSecretRow>) -> Result<TokenClient, Verdict> {
+        let secret = secret.map(|secret| self.client_secret(secret)).transpose()?;
         let client = BasicClient::new(oauth2::ClientId::new(self.client_id.clone()))
             .set_token_uri(oauth2::TokenUrl::from_url(self.endpoints.token_url.clone()))
             .set_auth_type(match self.entry.token_auth {
@@ -153,7 +158,7 @@ fn built(
 }
 
 /// A request that cannot be written was not sent.
-const fn malformed() -> Verdict {
+pub(super) const fn malformed() -> Verdict {
     Verdict::Later { after: None, answered: false }
 }
 
@@ -161,7 +166,6 @@ const fn malformed() -> Verdict {
 mod tests {
     use super::*;
     use crate::domain::ids::ProviderSecretId;
-    use crate::domain::secret::ClientSecret;
     use crate::providers::provider::secret_owner;
     use crate::providers::provider::tests::{NOW, provider};
 

@@ -37,6 +37,26 @@ pub fn classify(response: &Response, entry: &Entry, now: Timestamp) -> Verdict {
     }
 }
 
+/// What a revocation endpoint's answer means (RFC 7009 section 2.2). A token that the provider does not know is as good as
+/// revoked, and so is an access token that is no credential any more where it is its own (`by_token`).
+pub fn classify_revocation(response: &Response, entry: &Entry, by_token: bool, now: Timestamp) -> Result<(), Verdict> {
+    let code = error_code(&response.body);
+    match (response.status, code.as_deref()) {
+        (200..=299, None) => Ok(()),
+        (401, _) if by_token => Ok(()),
+        (400..=499, Some("invalid_token")) => Ok(()),
+        // RFC 7009 section 2.2.1.
+        (200..=499, Some(code @ ("unsupported_token_type" | "invalid_request"))) => Err(Verdict::Refused(word(code))),
+        _ => match classify(response, entry, now) {
+            Verdict::Refused(_) => Ok(()),
+            // Asking again harms nobody.
+            Verdict::Unclear { after } => Err(Verdict::Later { after, answered: false }),
+            Verdict::Unknown => Err(Verdict::Later { after: None, answered: false }),
+            verdict => Err(verdict),
+        },
+    }
+}
+
 /// What the profile endpoint's refusal means (RFC 6750 section 3.1).
 pub fn classify_profile(response: &Response, now: Timestamp) -> Verdict {
     match response.status {
@@ -112,6 +132,30 @@ pub(crate) mod tests {
     const LATER: Verdict = Verdict::Later { after: None, answered: false };
     const ANSWERED: Verdict = Verdict::Later { after: None, answered: true };
     const UNCLEAR: Verdict = Verdict::Unclear { after: None };
+
+    #[test]
+    fn a_token_is_revoked_if_the_provider_says_so_or_does_not_know_it() {
+        let entry = entry_with("");
+        for (status, body, by_token, read) in [
+            (200, "", false, Ok(())),
+            (204, "", false, Ok(())),
+            (200, "{}", false, Ok(())),
+            (400, r#"{"error":"invalid_token"}"#, false, Ok(())),
+            (400, r#"{"error":"invalid_grant"}"#, false, Ok(())),
+            (401, r#"{"error":"invalid_token"}"#, true, Ok(())),
+            (400, r#"{"error":"unsupported_token_type"}"#, false, Err(refused("unsupported_token_type"))),
+            (400, r#"{"error":"invalid_request"}"#, false, Err(refused("invalid_request"))),
+            (401, r#"{"error":"invalid_client"}"#, false, Err(misconfigured("invalid_client"))),
+            (401, "", false, Err(misconfigured("http_401"))),
+            (200, r#"{"error":"other_error"}"#, false, Err(ANSWERED)),
+            (403, "", false, Err(LATER)),
+            (500, "", false, Err(LATER)),
+            (503, "", true, Err(LATER)),
+            (429, "", false, Err(Verdict::Limited { after: None })),
+        ] {
+            assert_eq!(classify_revocation(&response(status, body), entry, by_token, NOW), read, "{status} {body}");
+        }
+    }
 
     #[test]
     fn only_the_codes_of_the_catalog_refuse_a_grant() {

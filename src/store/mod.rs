@@ -22,6 +22,7 @@ mod providers;
 mod record;
 mod redirect_urls;
 mod replicas;
+mod revocations;
 mod session;
 mod sql;
 mod standing;
@@ -36,7 +37,7 @@ pub use claims::Claim;
 pub use coherence::{Changes, Stale};
 pub use error::StoreError;
 pub use events::{EventFilter, EventLog, EventPage, EventRow, EventsError, Numbered};
-pub use flows::{ClaimedFlow, FlowStep};
+pub use flows::{ClaimedFlow, FlowStep, StartFlow};
 pub use grants::Holding;
 pub use keyring::Instance;
 pub use migrate::Schema;
@@ -46,6 +47,7 @@ pub use providers::{DeleteProvider, NewProvider, ProviderChange, ProviderRow};
 pub use record::{GrantChange, Outcome, Recorded};
 pub use redirect_urls::RedirectUrlRow;
 pub use replicas::Beat;
+pub use revocations::{Revocation, RevocationClaim, RevocationEnd};
 pub use standing::Blame;
 pub use upkeep::Census;
 
@@ -93,6 +95,7 @@ const STATEMENTS: &[&[Sql]] = &[
     record::ALL,
     redirect_urls::ALL,
     replicas::ALL,
+    revocations::ALL,
     upkeep::ALL,
     standing::ALL,
 ];

@@ -13,6 +13,9 @@ const REFRESHES: &str = "token_wallet_refreshes_total";
 const IN_DOUBT: &str = "token_wallet_refreshes_in_doubt_total";
 const ROTATION_OUTCOME_LOST: &str = "token_wallet_rotation_outcome_lost_total";
 const VERDICTS_FROZEN: &str = "token_wallet_verdicts_frozen_total";
+const REVOCATIONS: &str = "token_wallet_revocations_total";
+const REVOCATIONS_WAITING: &str = "token_wallet_revocations_waiting";
+const OLDEST_REVOCATION_SECONDS: &str = "token_wallet_oldest_revocation_seconds";
 const GRANTS: &str = "token_wallet_grants";
 const GRANTS_IN_DOUBT: &str = "token_wallet_grants_in_doubt";
 const DUE: &str = "token_wallet_due_grants";
@@ -74,7 +77,7 @@ const fn histogram_of(name: &'static str, labels: &'static str, meaning: &'stati
 }
 
 /// All of them.
-pub const METRICS: [Metric; 30] = [
+pub const METRICS: [Metric; 33] = [
     counter_of(REQUESTS, "method, code", "Answered requests, by gRPC code"),
     histogram_of(REQUEST_SECONDS, "method", "Seconds from a request's headers to its answer"),
     counter_of(
@@ -93,6 +96,13 @@ pub const METRICS: [Metric; 30] = [
         "provider",
         "How often a provider refused so many grants at once that none was ended for a while",
     ),
+    counter_of(
+        REVOCATIONS,
+        "provider, outcome",
+        "Tries to take back what a grant gave: `revoked`, `not_revoked`, `given_up`, or why it is tried again",
+    ),
+    gauge_of(REVOCATIONS_WAITING, "", "Grants that ended and are not taken back at their providers yet"),
+    gauge_of(OLDEST_REVOCATION_SECONDS, "", "Seconds since the first of them ended; it is given up after a day"),
     gauge_of(GRANTS, "state", "Current grants"),
     gauge_of(GRANTS_IN_DOUBT, "", "Current grants with a refresh whose outcome is not known"),
     gauge_of(DUE, "provider", "Grants to be refreshed now"),
@@ -202,6 +212,17 @@ pub fn request(method: &'static str, code: &'static str, took: Duration) {
 /// Counts a refresh.
 pub fn refresh(provider: &str, outcome: &'static str) {
     counter!(REFRESHES, "provider" => provider.to_owned(), "outcome" => outcome).increment(1);
+}
+
+/// Counts a try to revoke a grant.
+pub fn revocation(provider: &str, outcome: &'static str) {
+    counter!(REVOCATIONS, "provider" => provider.to_owned(), "outcome" => outcome).increment(1);
+}
+
+/// Says how many revocations wait, and for how long the oldest.
+pub fn revocations_waiting(count: u32, oldest: Duration) {
+    gauge!(REVOCATIONS_WAITING).set(f64::from(count));
+    gauge!(OLDEST_REVOCATION_SECONDS).set(oldest.as_secs_f64());
 }
 
 /// Counts an ended run of a job.

@@ -23,6 +23,8 @@ impl Wallet {
             metrics::grants(state.as_str(), count);
         }
         metrics::grants_in_doubt(inner.store.count_in_doubt(now).await?);
+        let (waiting, oldest) = inner.store.revocations_waiting().await?;
+        metrics::revocations_waiting(waiting, oldest.map_or(Duration::ZERO, |oldest| now.since(oldest)));
         let mut loads = BTreeMap::new();
         for census in inner.store.census(now, now.plus(SOON)).await? {
             metrics::provider(census.slug.as_str());

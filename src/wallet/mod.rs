@@ -15,6 +15,7 @@ mod recover;
 mod refresh;
 mod replay;
 mod replica;
+mod revoke;
 pub mod spool;
 mod sweep;
 mod verdict;
@@ -33,6 +34,7 @@ use crate::domain::flow::Flow;
 use crate::domain::grant::Grant;
 use crate::domain::ids::{AccountId, GrantId, ProviderId, ReplicaId};
 use crate::domain::user::UserId;
+use crate::failpoint::failpoint;
 use crate::providers::Registry;
 use crate::store::{Stale, Store};
 use crate::vault::random::spread;
@@ -127,6 +129,10 @@ impl Wallet {
     pub async fn withdraw(&self, account: AccountId, event: Event) -> Result<bool, Failure> {
         let (store, now, stale) = (self.0.store.clone(), self.0.clock.now(), Stale::of(&event));
         let unlinked = self.0.cache.change(stale, async move { store.unlink(account, &event, now).await }).await?;
+        failpoint!("unlink.committed");
+        if unlinked {
+            self.revoke_at_once(account);
+        }
         // Also if it was done before: perhaps a moment ago, and its caller still waits.
         self.0.cache.settled().await;
         Ok(unlinked)

@@ -85,6 +85,7 @@ impl Scene {
             authorization_url: peer.url("/authorize"),
             token_url: peer.url("/token"),
             userinfo_url: peer.url("/me"),
+            revocation_url: None,
             ..CustomEndpoints::default()
         };
         self.create(NewProvider { endpoints: Some(endpoints), ..new("peer", "oauth2") }).await.ok().unwrap()
@@ -288,6 +289,7 @@ async fn p19_a_provider_at_a_private_address_is_not_configured_in_production() {
             authorization_url: "https://id.example.com/authorize".into(),
             token_url,
             userinfo_url: "https://id.example.com/me".into(),
+            revocation_url: None,
             ..CustomEndpoints::default()
         }),
         ..new("custom", "oauth2")

@@ -51,6 +51,11 @@ const fn event_type(kind: EventKind) -> EventType {
         EventKind::ProviderRecovered => EventType::ProviderRecovered,
         EventKind::FlowSessionMismatch => EventType::FlowSessionMismatch,
         EventKind::FlowProviderMismatch => EventType::FlowProviderMismatch,
+        EventKind::AccountGrantKept => EventType::AccountGrantKept,
+        EventKind::AccountScopesChanged => EventType::AccountScopesChanged,
+        EventKind::GrantRevoked => EventType::GrantRevoked,
+        EventKind::GrantRevocationFailed => EventType::GrantRevocationFailed,
+        EventKind::GrantNotRevoked => EventType::GrantNotRevoked,
     }
 }
 

@@ -68,6 +68,7 @@ pub(in crate::api) fn provider(provider: Provider) -> v1::Provider {
             authorization_url: provider.endpoints.authorization_url.into(),
             token_url: provider.endpoints.token_url.into(),
             userinfo_url: provider.endpoints.userinfo_url.into(),
+            revocation_url: provider.endpoints.revocation_url.map(Into::into).unwrap_or_default(),
             issuer: provider.endpoints.issuer.unwrap_or_default(),
             subject_pointer: provider.endpoints.subject_pointer,
         }),
@@ -108,6 +109,7 @@ fn endpoints(endpoints: v1::ProviderEndpoints) -> CustomEndpoints {
         authorization_url: endpoints.authorization_url,
         token_url: endpoints.token_url,
         userinfo_url: endpoints.userinfo_url,
+        revocation_url: fields::optional(endpoints.revocation_url),
         issuer: fields::optional(endpoints.issuer),
         subject_pointer: fields::optional(endpoints.subject_pointer),
     }

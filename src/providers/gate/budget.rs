@@ -14,7 +14,9 @@ const BACKGROUND_TENTHS: u64 = 7;
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Urgency {
-    /// Nobody waits for this refresh: the sweep. At most 70 % of the rate and of the places.
+    /// Nobody waits for this revocation, and it may take a day. At most 70 % of the rate and 30 % of the places.
+    Revocation,
+    /// Nobody waits for this refresh: the sweep. With the revocations at most 70 % of the rate and of the places.
     Background,
     /// Callers wait for this refresh. Together with the background at most 85 % of the places: refreshes of a provider
     /// that hangs would take all of them, and no user could be linked there any more.
@@ -45,7 +47,7 @@ pub(super) struct Budget {
     all: Bucket,
     background: Bucket,
     /// In flight, by urgency.
-    in_flight: [u64; 3],
+    in_flight: [u64; 4],
 }
 
 /// Fills at a rate, holds a second's worth.
@@ -57,11 +59,17 @@ struct Bucket {
 
 impl Urgency {
     /// All of them, the most patient first.
-    const ALL: [Self; 3] = [Self::Background, Self::Waiting, Self::Link];
+    const ALL: [Self; 4] = [Self::Revocation, Self::Background, Self::Waiting, Self::Link];
+
+    /// Whether nobody waits.
+    const fn is_patient(self) -> bool {
+        matches!(self, Self::Revocation | Self::Background)
+    }
 
     /// How many of `most` places this urgency and the more patient ones may take together.
     fn places(self, most: u64) -> u64 {
         let percent = match self {
+            Self::Revocation => 30,
             Self::Background => 70,
             Self::Waiting => 85,
             Self::Link => 100,
@@ -86,7 +94,7 @@ impl Share {
 impl Budget {
     /// All of it.
     pub(super) const fn new(now: Timestamp) -> Self {
-        Self { all: Bucket::full(now), background: Bucket::full(now), in_flight: [0; 3] }
+        Self { all: Bucket::full(now), background: Bucket::full(now), in_flight: [0; 4] }
     }
 
     /// Takes one request's worth, if it is there.
@@ -102,14 +110,14 @@ impl Budget {
         self.all.fill(all, now);
         self.background.fill(background, now);
         let mut ready = self.all.ready(all);
-        if urgency == Urgency::Background {
+        if urgency.is_patient() {
             ready = ready.max(self.background.ready(background));
         }
         if now < ready {
             return Err(Spent::Rate(ready));
         }
         self.all.parts -= REQUEST;
-        if urgency == Urgency::Background {
+        if urgency.is_patient() {
             self.background.parts -= REQUEST;
         }
         self.in_flight[urgency as usize] += 1;
@@ -124,7 +132,7 @@ impl Budget {
         }
         // What is too much runs over at the next filling.
         self.all.parts += REQUEST;
-        if urgency == Urgency::Background {
+        if urgency.is_patient() {
             self.background.parts += REQUEST;
         }
     }

@@ -98,7 +98,7 @@ struct Lane {
     /// Something may let the next one through, or keep all away.
     changed: Notify,
     /// One queue an urgency; only its head looks at the budget.
-    queues: [tokio::sync::Mutex<()>; 3],
+    queues: [tokio::sync::Mutex<()>; 4],
 }
 
 struct State {
@@ -308,7 +308,7 @@ impl Gate {
             clock: self.clock.clone(),
             state: Mutex::new(state),
             changed: Notify::new(),
-            queues: [(); 3].map(tokio::sync::Mutex::new),
+            queues: [(); 4].map(tokio::sync::Mutex::new),
         }
     }
 
@@ -345,7 +345,7 @@ impl Permit {
         let closed_again = state.breaker.settle(self.epoch, signal, now);
         let opened = state.breaker.open_until().filter(|_| was_open.is_none());
         let opened = opened.map(|until| (state.slug.clone(), until.since(now)));
-        if self.settled && self.urgency != Urgency::Link {
+        if self.settled && matches!(self.urgency, Urgency::Background | Urgency::Waiting) {
             state.attempts.add(now);
         }
         drop(state);

@@ -8,6 +8,7 @@ mod life;
 mod link;
 mod oracle;
 mod refresh;
+mod unlink;
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::panic::AssertUnwindSafe;
@@ -80,6 +81,26 @@ on_both_engines! {
 
     async fn s5_killed_after_the_commit_of_a_link(engine) {
         runs("link.committed", engine, link::run).await;
+    }
+
+    async fn s5_killed_after_the_commit_of_an_unlink(engine) {
+        runs("unlink.committed", engine, unlink::run).await;
+    }
+
+    async fn s5_killed_after_the_claim_of_a_revocation(engine) {
+        runs("revoke.claimed", engine, unlink::run).await;
+    }
+
+    async fn s5_killed_when_about_to_revoke_a_token(engine) {
+        runs("revoke.sent", engine, unlink::run).await;
+    }
+
+    async fn s5_killed_after_the_provider_revoked_a_token(engine) {
+        runs("revoke.answered", engine, unlink::run).await;
+    }
+
+    async fn s5_killed_after_a_revocation_was_recorded(engine) {
+        runs("revoke.recorded", engine, unlink::run).await;
     }
 }
 
