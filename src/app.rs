@@ -153,12 +153,11 @@ impl App {
             write_first_key(&store, &access, path).await?;
         }
         let listeners = Bound::bind(&config).await?;
-        let cases = rooms(&config, clock.clone(), &store, &cache, &opened, listeners.addresses.web, &tasks)?;
-        let UseCases { wallet, linking, registry } = cases;
-        patiently(&config, async || wallet.adopt().await).await?;
+        let rooms = rooms(&config, clock.clone(), &store, &cache, &opened, listeners.addresses.web, &tasks)?;
+        patiently(&config, async || rooms.wallet.adopt().await).await?;
         // The lock of the file, or of the spool's folder, proves that this replica's last process is dead.
-        patiently(&config, async || linking.recover().await).await?;
-        patiently(&config, async || wallet.arrive().await).await?;
+        patiently(&config, async || rooms.linking.recover().await).await?;
+        patiently(&config, async || rooms.wallet.arrive().await).await?;
         let events = Events::new(events::Parts {
             store: store.clone(),
             access: access.clone(),
@@ -167,13 +166,14 @@ impl App {
             retention: config.events_retention,
             closing: closing.clone(),
         });
-        let timetable = Timetable::start(&wallet, &linking, &events, &tasks, &closing).await?;
+        let timetable = Timetable::start(&rooms.wallet, &rooms.linking, &events, &tasks, &closing).await?;
         let servers = TaskTracker::new();
         servers.spawn(events.clone().follow());
         if store.engine() == Engine::Postgres {
             servers.spawn(cache.follow(closing.clone()));
         }
         let health = timetable.health();
+        let UseCases { wallet, linking, registry } = rooms;
         let readiness = web::Readiness {
             store: store.clone(),
             wallet: wallet.clone(),

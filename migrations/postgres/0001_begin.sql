@@ -130,6 +130,8 @@ CREATE TABLE grants (
     requested_scopes   TEXT COLLATE "C" NOT NULL,
     -- JSON object.
     metadata           TEXT COLLATE "C" NOT NULL,
+    -- JSON object: the per-user parts of the provider's URLs.
+    params             TEXT COLLATE "C" NOT NULL DEFAULT '{}',
     issued_at          BIGINT  NOT NULL,
     -- Milliseconds; null means that the token does not expire.
     lifetime           BIGINT,
@@ -201,6 +203,8 @@ CREATE TABLE flows (
     scopes           TEXT COLLATE "C" NOT NULL,
     -- The account whose grant it renews; null: whichever account the person chooses.
     reauthorizes     TEXT COLLATE "C",
+    -- JSON object: the per-user parts of the provider's URLs.
+    params           TEXT COLLATE "C" NOT NULL DEFAULT '{}',
     state_hash       BYTEA  NOT NULL,
     ticket_hash      BYTEA,
     pkce_verifier    BYTEA,

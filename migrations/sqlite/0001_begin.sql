@@ -129,6 +129,8 @@ CREATE TABLE grants (
     requested_scopes   TEXT    NOT NULL,
     -- JSON object.
     metadata           TEXT    NOT NULL,
+    -- JSON object: the per-user parts of the provider's URLs.
+    params             TEXT NOT NULL DEFAULT '{}',
     issued_at          INTEGER NOT NULL,
     -- Milliseconds; null means that the token does not expire.
     lifetime           INTEGER,
@@ -200,6 +202,8 @@ CREATE TABLE flows (
     scopes           TEXT   NOT NULL,
     -- The account whose grant it renews; null: whichever account the person chooses.
     reauthorizes     TEXT,
+    -- JSON object: the per-user parts of the provider's URLs.
+    params           TEXT NOT NULL DEFAULT '{}',
     state_hash       BLOB   NOT NULL,
     ticket_hash      BLOB,
     pkce_verifier    BLOB,

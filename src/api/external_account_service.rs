@@ -74,6 +74,7 @@ impl Rooms {
             redirect_url: fields::optional(request.redirect_url),
             additional_scopes: fields::scopes("additional_scopes", request.additional_scopes)?,
             login_hint: fields::optional(request.login_hint),
+            params: request.provider_params.into_iter().collect(),
         };
         let started = self.linking.start(&permit, &link).await?;
         Ok(v1::StartLinkResponse {
@@ -94,6 +95,7 @@ impl Rooms {
             redirect_url: fields::optional(request.redirect_url),
             additional_scopes: fields::scopes("additional_scopes", request.additional_scopes)?,
             login_hint: fields::optional(request.login_hint),
+            params: request.provider_params.into_iter().collect(),
         };
         let started = self.linking.reauthorize(&permit, id, &link).await?;
         Ok(v1::StartReauthorizationResponse {

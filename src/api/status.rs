@@ -45,9 +45,8 @@ pub(super) fn naming(failure: &Failure, sent: Sent<'_>) -> Status {
     Status::with_error_details(code(meaning.kind), failure.to_string(), details)
 }
 
-/// The same, with what cures it if a consent does.
-pub(super) fn with(failure: &Failure, sent: Sent<'_>, consent: Option<v1::AuthorizationRequired>) -> Status {
-    let status = naming(failure, sent);
+/// A status with where to send the user, if a consent cures it.
+pub(super) fn curable(status: Status, consent: Option<v1::AuthorizationRequired>) -> Status {
     let Some(consent) = consent else { return status };
     let mut rich = rich(&status);
     rich.details.push(prost_types::Any {

@@ -53,19 +53,23 @@ impl Rooms {
     ) -> Result<v1::GetAccessTokenResponse, Status> {
         let (action, redirect_url, request) = token::request(request).map_err(status::of)?;
         let permit = caller.may(action).map_err(status::of)?;
-        let given = match redirect_url {
-            None => self.wallet.token(&permit, &request).await.map_err(Refused::from),
+        let account = request.account.map(|account| account.to_string()).unwrap_or_default();
+        let sent = Sent { provider: permit.action().provider.as_str(), account: &account };
+        let handout = match redirect_url {
+            None => {
+                let given = self.wallet.token(&permit, &request).await;
+                given.map_err(|failure| status::naming(&failure, sent))?
+            }
             Some(url) => {
                 let ReadToken { user, provider } = permit.action().clone();
                 let may_link = caller.may(StartLink { user, provider }).map_err(status::of)?;
-                self.linking.token_or_consent(&permit, &may_link, &request, url).await
+                let given = self.linking.token_or_consent(&permit, &may_link, &request, url).await;
+                given.map_err(|refused| {
+                    let Refused { failure, consent } = refused;
+                    status::curable(status::naming(&failure, sent), consent.map(token::consent))
+                })?
             }
         };
-        let handout = given.map_err(|Refused { failure, consent }| {
-            let account = request.account.map(|account| account.to_string()).unwrap_or_default();
-            let sent = Sent { provider: permit.action().provider.as_str(), account: &account };
-            status::with(&failure, sent, consent.map(token::consent))
-        })?;
         Ok(token::answer(&permit.action().provider, handout))
     }
 }

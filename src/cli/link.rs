@@ -60,6 +60,10 @@ struct Consent {
     #[arg(long, value_name = "SCOPE")]
     scope: Vec<String>,
 
+    /// A per-user part of the provider's URLs, such as shop=acme; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = part)]
+    param: Vec<(String, String)>,
+
     /// The account that will probably be chosen, as the provider knows it
     #[arg(long, value_name = "HINT")]
     login_hint: Option<String>,
@@ -86,6 +90,7 @@ impl Link {
             redirect_url: loopback.url().to_owned(),
             additional_scopes: self.consent.scope.clone(),
             login_hint: self.consent.login_hint.clone().unwrap_or_default(),
+            provider_params: self.consent.param.iter().cloned().collect(),
         };
         let started = remote.accounts().start_link(request).await;
         let started = started.inspect_err(|status| advise(reason(status).as_deref()))?.into_inner();
@@ -105,6 +110,7 @@ impl Reauthorize {
             redirect_url: loopback.url().to_owned(),
             additional_scopes: self.consent.scope.clone(),
             login_hint: self.consent.login_hint.clone().unwrap_or_default(),
+            provider_params: self.consent.param.iter().cloned().collect(),
         };
         let started = remote.accounts().start_reauthorization(request).await;
         let started = started.inspect_err(|status| advise(reason(status).as_deref()))?.into_inner();
@@ -153,6 +159,12 @@ impl Consent {
 
 async fn listen() -> anyhow::Result<Loopback> {
     Loopback::open().await.context("cannot listen on 127.0.0.1")
+}
+
+/// Reads `NAME=VALUE`.
+fn part(text: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("must be NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// Says what this command needs, if that is why a flow was refused.

@@ -138,15 +138,13 @@ failures! {
         sentence: "the API key is not valid",
         cure: "use a live key of this deployment; `token-wallet clients create` makes one",
     }
-    /// The ticket was brought by somebody else than the flow's starter.
-    FlowSessionMismatch = "FLOW_SESSION_MISMATCH" PermissionDenied {
+    /// The flow was brought back by somebody else than its starter.
+    FlowSessionMismatch {
+        /// Whether this is told to its starter: somebody else was here before.
+        stolen: bool,
+    } = "FLOW_SESSION_MISMATCH" PermissionDenied {
         sentence: "the flow was started by somebody else",
         cure: "complete a flow from the session of the user it was started for; start again",
-    }
-    /// Somebody else brought the flow back before its starter did: it is burned.
-    FlowStolen = "FLOW_SESSION_MISMATCH" PermissionDenied {
-        sentence: "somebody else brought this flow back, so nothing was linked",
-        cure: "start again; a security event says that the ticket was in other hands",
     }
     /// The user has no account at the provider.
     AccountNotLinked = "ACCOUNT_NOT_LINKED" NotFound {
@@ -204,7 +202,8 @@ failures! {
     /// The user must consent again.
     ReauthorizationRequired = "REAUTHORIZATION_REQUIRED" FailedPrecondition {
         sentence: "the user must authorize again at the provider",
-        cure: "send the user through the flow again: `token-wallet accounts link USER PROVIDER`",
+        cure: "send the user to the URL in AuthorizationRequired (ask with redirect_url), StartReauthorization, or \
+               `token-wallet accounts reauthorize ACCOUNT`",
         metadata: [Provider, ExternalAccountId],
     }
     /// These scopes were not granted.
@@ -213,7 +212,8 @@ failures! {
         scopes: Vec<String>,
     } = "MISSING_SCOPES" FailedPrecondition {
         sentence: "the grant lacks required scopes",
-        cure: "link again and ask for them: `token-wallet accounts link USER PROVIDER --scope SCOPE`",
+        cure: "send the user to the URL in AuthorizationRequired (ask with redirect_url), StartReauthorization, or \
+               `token-wallet accounts reauthorize ACCOUNT --scope SCOPE`",
         metadata: [Provider, ExternalAccountId, Scopes],
     }
     /// The token has run out and the provider gave no refresh token.
@@ -283,29 +283,24 @@ failures! {
             "Go back to the application and start again with another account."
         ),
     }
+    /// The user chose another account than the one to reauthorize.
+    AccountMismatch = "ACCOUNT_MISMATCH" FailedPrecondition {
+        sentence: "the user authorized another account than the one to reauthorize; nothing was changed",
+        cure: "start again, and have the user choose the account; StartLink adds the other one as an account of its own",
+    }
+    /// The user has as many open flows at the provider as may be.
+    TooManyFlows {
+        /// When the first of them ends.
+        retry_after: Duration,
+    } = "RATE_LIMITED" ResourceExhausted {
+        sentence: "too many flows of this user are open at this provider",
+        cure: "finish one of them, or try again after the time that RetryInfo says",
+        retry: retry_after,
+    }
     /// What was to be changed is not any more as the caller saw it.
     Conflict = "CONFLICT" Aborted {
         sentence: "it was changed since it was read",
         cure: "read it again, and send the new etag if the change is still wanted",
-    }
-    /// The user chose another account than the one to reauthorize.
-    AccountMismatch = "ACCOUNT_MISMATCH" FailedPrecondition {
-        sentence: "the user authorized another account than the one to reauthorize; nothing was changed",
-        cure: "start again, and have the user choose the same account at the provider",
-        page: (
-            "Not connected",
-            "You chose another account than the one to connect again. Nothing was changed.",
-            "Go back to the application and start again with the same account."
-        ),
-    }
-    /// The caller asks for more than it may.
-    RateLimited {
-        /// When another call may help.
-        retry_after: Duration
-    } = "RATE_LIMITED" ResourceExhausted {
-        sentence: "too many requests",
-        cure: "wait as long as RetryInfo says",
-        retry: retry_after,
     }
     /// The provider cannot be reached or asks to wait.
     ProviderUnavailable {
@@ -396,6 +391,9 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::InvalidField { field, why } => write!(f, "{field} {why}"),
+            Self::FlowSessionMismatch { stolen: true } => {
+                f.write_str("somebody else brought this flow back, so nothing was linked; start again")
+            }
             other => f.write_str(other.meaning().sentence),
         }
     }

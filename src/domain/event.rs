@@ -58,12 +58,11 @@ kinds! {
     AccountLinked = "account.linked", Ordinary, "user, account, flow", "Its tokens can be had.";
     /// A user linked an account again: it has a new grant.
     AccountRelinked = "account.relinked", Ordinary, "user, account, flow", "Its tokens can be had, also if they could not before.";
-    /// A user consented again, and the account kept the grant that it had, because it is the better one.
-    AccountGrantKept = "account.grant_kept", Ordinary, "user, account, flow",
-        "Its tokens are as before. If more was to be granted: ask the user to consent to all of it.";
+    /// A user consented again, and the account kept the grant that it had: the new one has no refresh token, or fewer scopes.
+    AccountGrantKept = "account.grant_kept", Ordinary, "user, account, flow", "Nothing: its tokens can be had as before.";
     /// A refresh brought other scopes than the account's grant had.
     AccountScopesChanged = "account.scopes_changed", Ordinary, "user, account",
-        "Who needs a scope that is gone is told MISSING_SCOPES: reauthorize.";
+        "Compare with what you need; the user can grant more in a reauthorization.";
     /// An account was unlinked.
     AccountUnlinked = "account.unlinked", Ordinary, "user, account", "Stop using it; forget what was derived from it.";
     /// The provider ended an account's grant, confirmed: the user must consent again.

@@ -1,5 +1,6 @@
 //! Flows: one authorization in progress, from the first URL to the outcome.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::error::Failure;
@@ -123,7 +124,7 @@ impl From<FlowFailure> for Failure {
     fn from(failure: FlowFailure) -> Self {
         match failure {
             FlowFailure::Cancelled | FlowFailure::ProviderError => Self::FlowCancelled,
-            FlowFailure::ProviderMismatch | FlowFailure::SessionMismatch => Self::FlowStolen,
+            FlowFailure::ProviderMismatch | FlowFailure::SessionMismatch => Self::FlowSessionMismatch { stolen: true },
             FlowFailure::Expired | FlowFailure::CodeRefused => Self::FlowExpired,
             FlowFailure::Misconfigured => Self::ProviderMisconfigured,
             FlowFailure::OutcomeUnknown => Self::FlowOutcomeUnknown,
@@ -156,6 +157,8 @@ pub struct Flow {
     pub scopes: Scopes,
     /// The account whose grant it renews; `None`: whichever account the person chooses.
     pub reauthorizes: Option<AccountId>,
+    /// The per-user parts of the provider's URLs.
+    pub params: BTreeMap<String, String>,
     /// When it was started.
     pub created_at: Timestamp,
     /// When it fails by itself: first the flow's end, then the ticket's.
@@ -229,6 +232,7 @@ mod tests {
             redirect_uri: "https://wallet.example.com/oauth/callback/sandbox".into(),
             scopes: Scopes::default(),
             reauthorizes: None,
+            params: BTreeMap::new(),
             created_at: NOW,
             expires_at: NOW.plus(TICKET_LIFE),
             ended_at: Some(NOW),

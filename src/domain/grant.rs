@@ -1,5 +1,6 @@
 //! Grants: what one consent gave us, and when its access token is fresh enough to be served.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::ids::{AccountId, GrantId, ProviderId, ReplicaId};
@@ -89,6 +90,8 @@ pub struct Grant {
     pub token_type: String,
     /// What was granted.
     pub scopes: Scopes,
+    /// The per-user parts of the provider's URLs.
+    pub params: BTreeMap<String, String>,
     /// The fence that wrote the access token: 0 for the deposit. Bound into its cell.
     pub access_generation: i64,
     /// The fence that wrote the refresh token; `None` if there is none.
@@ -327,6 +330,7 @@ pub(crate) mod tests {
             },
             token_type: "Bearer".into(),
             scopes: Scopes::split("read write", " "),
+            params: BTreeMap::new(),
             access_generation: 0,
             refresh_generation: Some(0),
             fence: 0,

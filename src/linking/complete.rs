@@ -65,7 +65,7 @@ impl Linking {
                 Completion::Done(outcome) => return Ok(outcome),
                 Completion::Failed(failure) => return Err(failure.into()),
                 Completion::Burn(failure) => self.burn(&flow, failure).await?,
-                Completion::NotTheirs => return Err(Failure::FlowSessionMismatch),
+                Completion::NotTheirs => return Err(Failure::FlowSessionMismatch { stolen: false }),
                 Completion::Forgotten => return Err(Failure::TicketSpent),
             }
         }
@@ -83,7 +83,7 @@ impl Linking {
         match failure {
             _ if !burned => Ok(()),
             // Told to who brought it: its starter hears who was here.
-            FlowFailure::SessionMismatch => Err(Failure::FlowSessionMismatch),
+            FlowFailure::SessionMismatch => Err(Failure::FlowSessionMismatch { stolen: false }),
             failure => Err(failure.into()),
         }
     }
@@ -151,7 +151,7 @@ impl Linking {
         };
         let answer = self.0.wallet.open_parked(&flow, &sealed)?;
         let (provider, permit) = self.0.registry.permit(flow.provider, Target::Profile, Urgency::Link).await?;
-        let profile = provider.userinfo(&answer.access_token).await;
+        let profile = provider.at(&flow.params).userinfo(&answer.access_token).await;
         let _ = self.0.registry.settle(&provider, permit, &profile).await;
         let failure = match profile {
             Ok(profile) => match self.0.wallet.deposit(&flow, &answer, &profile, sent_at).await {

@@ -38,7 +38,7 @@ impl Linking {
         let link = LinkRequest {
             redirect_url: Some(redirect_url),
             additional_scopes: request.need.scopes.clone(),
-            login_hint: None,
+            ..LinkRequest::default()
         };
         let begun = match failure {
             Failure::AccountNotLinked => self.start(may_link, &link).await,

@@ -65,8 +65,9 @@ impl Linking {
             self.fail(&flow, FlowFailure::ProviderMismatch, Some(&event)).await?;
             return Ok(Received::Bad);
         };
-        if !names(provider.endpoints.issuer.as_deref(), callback.issuer.as_deref()) {
-            let (named, expected) = (callback.issuer.is_some(), provider.endpoints.issuer.as_deref());
+        let issuer = provider.at(&flow.params).endpoints.issuer.clone();
+        if !names(issuer.as_deref(), callback.issuer.as_deref()) {
+            let (named, expected) = (callback.issuer.is_some(), issuer.as_deref());
             tracing::warn!(flow = %flow.id, provider = %provider.slug, named, expected, "a callback does not name its provider's configured issuer");
             // At its own provider's address: the person goes back to the app, with nothing that the callback brought.
             let event = self.mismatch(&flow);

@@ -1,5 +1,6 @@
 //! The beginning of a link or reauthorization: a flow row and the URL that the browser must visit.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{FlowIds, Linking};
@@ -27,6 +28,8 @@ pub struct LinkRequest {
     pub additional_scopes: Scopes,
     /// The account the user will probably choose, at most 256 bytes.
     pub login_hint: Option<String>,
+    /// The per-user parts of the provider's URLs; for a reauthorization unset: those of the account's grant.
+    pub params: BTreeMap<String, String>,
 }
 
 /// A begun link.
@@ -49,6 +52,8 @@ struct Purpose {
     /// What is asked for besides the provider's own scopes.
     scopes: Scopes,
     login_hint: Option<String>,
+    /// The per-user parts of the provider's URLs.
+    params: BTreeMap<String, String>,
 }
 
 impl Linking {
@@ -62,6 +67,7 @@ impl Linking {
             reauthorizes: None,
             scopes: request.additional_scopes.clone(),
             login_hint: request.login_hint.clone(),
+            params: request.params.clone(),
         };
         self.begin(purpose, request).await
     }
@@ -95,12 +101,14 @@ impl Linking {
             reauthorizes: Some(id),
             scopes: account.row.scope_history.union(&request.additional_scopes),
             login_hint: request.login_hint.clone().or(known),
+            params: if request.params.is_empty() { account.row.params } else { request.params.clone() },
         };
         self.begin(purpose, request).await
     }
 
     async fn begin(&self, purpose: Purpose, request: &LinkRequest) -> Result<StartedLink, Failure> {
-        let Purpose { client, user, provider, reauthorizes, scopes, login_hint } = purpose;
+        let Purpose { client, user, provider, reauthorizes, scopes, login_hint, params } = purpose;
+        provider.entry.check_params(&params)?;
         if request.login_hint.as_ref().is_some_and(|hint| hint.len() > 256 || hint.chars().any(char::is_control)) {
             return Err(Failure::field("login_hint", "must be at most 256 bytes without control characters"));
         }
@@ -117,6 +125,7 @@ impl Linking {
             redirect_uri: provider.redirect_uri.clone(),
             scopes: provider.link_scopes(&scopes),
             reauthorizes,
+            params,
             created_at: now,
             expires_at: now.plus(FLOW_LIFE),
             ended_at: None,
@@ -129,12 +138,12 @@ impl Linking {
         let sealed = Some(&sealed).filter(|_| provider.uses_pkce());
         match self.0.store.start_flow(&flow, &random::hash(state.expose()), sealed).await? {
             StartFlow::Started => {}
-            StartFlow::TooMany(until) => return Err(Failure::RateLimited { retry_after: until.since(now) }),
+            StartFlow::TooMany(until) => return Err(Failure::TooManyFlows { retry_after: until.since(now) }),
             StartFlow::ProviderGone => return Err(Failure::ProviderNotFound),
         }
         failpoint!("link.opened");
         self.0.wallet.revocations_over(&flow.user, &provider).await?;
-        let authorization_url = provider.authorization_url(&Authorization {
+        let authorization_url = provider.at(&flow.params).authorization_url(&Authorization {
             state: &state,
             verifier: &verifier,
             scopes: &flow.scopes,

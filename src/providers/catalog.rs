@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::params::Shape;
 use crate::domain::doubt::Reuse;
 use crate::domain::provider::Lifetime;
 use crate::domain::scopes::Scopes;
@@ -67,6 +68,9 @@ pub struct Entry {
     pub offline_scopes: Vec<String>,
     /// Whether RFC 7636 is used, with S256.
     pub pkce: Pkce,
+    /// The per-user parts of its URLs and issuer, which stand there as `{name}`. Each must be given with a link.
+    #[serde(default)]
+    pub params: BTreeMap<String, Shape>,
     /// How the browser brings back what the provider says.
     #[serde(default)]
     pub response_mode: ResponseMode,
@@ -385,6 +389,7 @@ pub(crate) mod tests {
                 "sandbox_grace",
                 "sandbox_static",
                 "sandbox_strict",
+                "sandbox_tenants",
                 "sandbox_whole"
             ]
         );

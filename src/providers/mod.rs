@@ -8,6 +8,7 @@ pub mod endpoints;
 pub mod gate;
 mod health;
 mod merge;
+mod params;
 pub mod profile;
 pub mod provider;
 pub mod registry;

@@ -322,14 +322,17 @@ impl App {
 }
 
 fn routes(app: Arc<App>) -> Router {
+    let endpoints = Router::new()
+        .route("/authorize", get(authorize::show).post(authorize::decide))
+        .route("/token", post(token::token))
+        .route("/revoke", post(token::revoke))
+        .route("/userinfo", get(token::userinfo).post(token::userinfo));
     Router::new()
         .route("/", get(home))
         .route("/.well-known/openid-configuration", get(metadata))
         .route("/.well-known/oauth-authorization-server", get(metadata))
-        .route("/authorize", get(authorize::show).post(authorize::decide))
-        .route("/token", post(token::token))
-        .route("/revoke", post(token::revoke))
-        .route("/userinfo", get(token::userinfo).post(token::userinfo))
+        .nest("/tenants/acme", endpoints.clone())
+        .merge(endpoints)
         .route("/jwks", get(jwks))
         .merge(control::routes())
         .layer(DefaultBodyLimit::max(LARGEST_BODY))

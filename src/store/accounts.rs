@@ -1,5 +1,7 @@
 //! External accounts, as lists and look-ups show them.
 
+use std::collections::BTreeMap;
+
 use super::Store;
 use super::error::StoreError;
 use super::grants::freshness;
@@ -37,6 +39,8 @@ pub struct AccountRow {
     pub created_at: Timestamp,
     /// Every scope that was ever granted.
     pub scope_history: Scopes,
+    /// The per-user parts of the provider's URLs.
+    pub params: BTreeMap<String, String>,
     /// What was granted.
     pub granted_scopes: Scopes,
     /// What was asked for.
@@ -66,7 +70,7 @@ macro_rules! select {
             a.subject AS a_subject, a.profile AS a_profile, a.state AS a_state, a.state_reason AS a_state_reason,
             a.is_default AS a_is_default, a.created_at AS a_created_at,
             a.scope_history AS a_scope_history,
-            g.id AS g_id, g.scopes AS g_scopes, g.requested_scopes AS g_requested_scopes, g.issued_at AS g_issued_at,
+            g.id AS g_id, g.scopes AS g_scopes, g.params AS g_params, g.requested_scopes AS g_requested_scopes, g.issued_at AS g_issued_at,
             g.refresh_generation AS g_refresh_generation, g.lifetime AS g_lifetime,
             g.lifetime_assumed AS g_lifetime_assumed, g.due_at AS g_due_at, g.keep_alive_at AS g_keep_alive_at
          FROM external_accounts a JOIN providers p ON p.id = a.provider_id
@@ -139,6 +143,7 @@ fn account(row: &Row) -> Result<AccountRow, StoreError> {
         is_default: cells.get("is_default")?,
         created_at: cells.time("created_at")?,
         scope_history: cells.json("scope_history")?,
+        params: BTreeMap::new(),
         granted_scopes: Scopes::default(),
         requested_scopes: Scopes::default(),
         refreshable: false,
@@ -148,6 +153,7 @@ fn account(row: &Row) -> Result<AccountRow, StoreError> {
     if row.get::<Option<String>>("g_id")?.is_some() {
         let cells = row.of("grants", "g_", "id")?;
         let freshness = freshness(&cells)?;
+        account.params = cells.json("params")?;
         account.granted_scopes = cells.json("scopes")?;
         account.requested_scopes = cells.json("requested_scopes")?;
         account.refreshable = cells.get::<Option<i64>>("refresh_generation")?.is_some();

@@ -50,7 +50,7 @@ pub struct ClaimedFlow {
 
 macro_rules! select {
     () => {
-        "SELECT id, state, client_id, user_id, provider_id, redirect_url, redirect_uri, scopes, reauthorizes, account_id,
+        "SELECT id, state, client_id, user_id, provider_id, redirect_url, redirect_uri, scopes, reauthorizes, params, account_id,
                 account_created, grant_kept, failure, created_at, expires_at, ended_at, answer, claimed_at FROM flows "
     };
 }
@@ -78,8 +78,8 @@ statements! {
     // Nothing is started at a provider that is being deleted.
     START {
         "INSERT INTO flows (id, state, client_id, user_id, provider_id, redirect_url, redirect_uri, scopes, state_hash,
-                            pkce_verifier, created_at, expires_at, reauthorizes)
-         SELECT $1, 'started', $2, $3, p.id, $5, $6, $7, $8, $9, $10, $11, $12
+                            pkce_verifier, created_at, expires_at, reauthorizes, params)
+         SELECT $1, 'started', $2, $3, p.id, $5, $6, $7, $8, $9, $10, $11, $12, $14
          FROM providers p WHERE p.id = $4 AND p.deleted_at IS NULL AND (SELECT COUNT(*) FROM flows f
             WHERE f.user_id = $3 AND f.provider_id = $4 AND f.ended_at IS NULL AND f.state IN ('started', 'returned')
                 AND f.expires_at > $10) < $13"
@@ -166,6 +166,7 @@ impl Store {
             flow.expires_at,
             flow.reauthorizes,
             MOST_OPEN,
+            to_json(&flow.params)?,
         ];
         let mut tx = self.db.begin().await?;
         tx.execute(&TAKE_TURN, args![format!("{} {}", flow.provider, flow.user)]).await?;
@@ -329,6 +330,7 @@ fn flow(row: &Row) -> Result<Flow, StoreError> {
         redirect_uri: cells.get("redirect_uri")?,
         scopes: cells.json("scopes")?,
         reauthorizes: cells.parse_opt("reauthorizes")?,
+        params: cells.json("params")?,
         created_at: cells.time("created_at")?,
         expires_at: cells.time("expires_at")?,
         ended_at: cells.time_opt("ended_at")?,

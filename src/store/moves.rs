@@ -69,6 +69,8 @@ pub struct NewGrant {
     pub requested_scopes: Scopes,
     /// What an API call needs besides the token.
     pub metadata: BTreeMap<String, String>,
+    /// The per-user parts of the provider's URLs.
+    pub params: BTreeMap<String, String>,
     /// How fresh the access token is.
     pub freshness: Freshness,
     /// Until when it is refreshed ahead of being asked for.
@@ -143,12 +145,12 @@ statements! {
         "INSERT INTO grants (id, account_id, user_id, provider_id, state, is_current, access_token, access_generation,
             refresh_token, refresh_generation, token_type, scopes, requested_scopes, metadata, issued_at, lifetime,
             lifetime_assumed, due_at, ahead_until, keep_alive_at, sweep_at, consent_ends_at, warn_at, attempts, fence,
-            committed_fence, created_at, ending_reason, ending_at, revoke_at)
+            committed_fence, created_at, ending_reason, ending_at, revoke_at, params)
          VALUES ($1, $2, $3, $4, CASE WHEN CAST($21 AS TEXT) IS NULL THEN 'active' ELSE 'ending' END,
             CAST($21 AS TEXT) IS NULL, $5, 0, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $18,
             CASE WHEN CAST($15 AS BIGINT) < CAST($16 AS BIGINT) THEN $15 ELSE $18 END, $19, $20, 0, 0, 0, $17, $21,
             CASE WHEN CAST($21 AS TEXT) IS NOT NULL THEN CAST($17 AS BIGINT) END,
-            CASE WHEN CAST($21 AS TEXT) IS NOT NULL THEN CAST($17 AS BIGINT) END)"
+            CASE WHEN CAST($21 AS TEXT) IS NOT NULL THEN CAST($17 AS BIGINT) END, $22)"
     }
     // The lock keeps others from linking the account again, and from ending the grant.
     CURRENT {
@@ -351,6 +353,7 @@ async fn create_grant(tx: &mut Tx, deposit: &Deposit, ending: Option<Ending>) ->
         grant.consent_ends_at,
         grant.warn_at,
         ending.map(Ending::as_str),
+        to_json(&grant.params)?,
     ];
     tx.execute(&CREATE_GRANT, values).await.map(drop)
 }

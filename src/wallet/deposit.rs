@@ -59,7 +59,7 @@ impl Wallet {
         let verifier: Option<PkceVerifier> = verifier.transpose().map_err(unsent)?;
         let secret = provider.secrets_in_order().next();
         let _here = self.0.answers.here(flow.id);
-        let result = provider.exchange(&code, verifier.as_ref(), &flow.redirect_uri).await;
+        let result = provider.at(&flow.params).exchange(&code, verifier.as_ref(), &flow.redirect_uri).await;
         let _ = self.0.registry.settle(provider, permit, &result).await;
         if matches!(result, Err(Verdict::Refused(_))) {
             // The code, not our credentials.
@@ -186,6 +186,7 @@ impl Wallet {
                 scopes,
                 requested_scopes: flow.scopes.clone(),
                 metadata: answer.metadata.clone(),
+                params: flow.params.clone(),
                 freshness,
                 ahead_until,
                 consent_ends_at: entry.consent_life().filter(|_| refreshable).map(|life| sent_at.plus(life)),

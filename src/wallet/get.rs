@@ -194,7 +194,8 @@ impl Inner {
             scopes: grant.scopes.clone(),
             account: grant.account,
             subject: subject.clone(),
-            metadata: metadata.clone(),
+            // What the provider says of itself counts more than what the link was begun with.
+            metadata: grant.params.clone().into_iter().chain(metadata.clone()).collect(),
         })
     }
 

@@ -116,7 +116,8 @@ fn weigh((_, user): &Key, holdings: &Holdings) -> usize {
     let of_one = |holding: &Arc<Holding>| {
         let Holding { grant, access_token, subject, metadata, .. } = &**holding;
         let scopes: usize = grant.scopes.iter().map(|scope| BOXED + scope.len()).sum();
-        let metadata: usize = metadata.iter().map(|(name, value)| 2 * BOXED + name.len() + value.len()).sum();
+        let metadata: usize =
+            metadata.iter().chain(&grant.params).map(|(name, value)| 2 * BOXED + name.len() + value.len()).sum();
         let texts = grant.user.as_str().len() + grant.token_type.len() + subject.len();
         size_of::<Holding>() + access_token.as_bytes().len() + texts + scopes + metadata
     };

@@ -22,7 +22,7 @@ impl Inner {
             return Err(Failure::GrantQuarantined);
         };
         let now = self.clock.now();
-        let result = provider.userinfo(&token).await;
+        let result = provider.at(&grant.params).userinfo(&token).await;
         let _ = self.registry.settle(provider, permit, &result).await;
         if let Err(Verdict::Refused(code)) = result {
             return Ok(match self.note(provider, grant, None, Verdict::Refused(code)).await {

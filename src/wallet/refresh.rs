@@ -160,7 +160,7 @@ impl Inner {
                 return self.give_back(&grant, retried).await;
             }
             failpoint!("refresh.sent");
-            let result = provider.refresh(&token, secret).await;
+            let result = provider.at(&grant.params).refresh(&token, secret).await;
             let refused = matches!(result, Err(Verdict::Misconfigured(_)));
             let Some(next) = refused.then(|| secrets.next()).flatten() else { break (result, now, false) };
             (secret, claiming_at) = (Some(next), self.clock.boot());

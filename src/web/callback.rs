@@ -36,15 +36,6 @@ pub(super) async fn receive(
     }
 }
 
-fn log(failure: &Failure) {
-    let reason = failure.meaning().reason;
-    match failure.meaning().kind.level() {
-        Level::Error => tracing::error!(reason, "a callback could not be taken"),
-        Level::Info => tracing::info!(reason, "a callback could not be taken"),
-        Level::Debug => tracing::debug!(reason, "a callback could not be taken"),
-    }
-}
-
 /// A look at the address (a link preview, a scanner) takes nothing: only the browser's own GET spends the state.
 pub(super) async fn look() -> StatusCode {
     StatusCode::OK
@@ -65,6 +56,15 @@ pub(super) async fn post(State(rooms): State<Rooms>, Path(provider): Path<String
     let known = url::form_urlencoded::parse(&form).filter(|(key, _)| PARAMETERS.contains(&&**key));
     let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(known).finish();
     page::go_on(&query)
+}
+
+fn log(failure: &Failure) {
+    let reason = failure.meaning().reason;
+    match failure.meaning().kind.level() {
+        Level::Error => tracing::error!(reason, "a callback could not be taken"),
+        Level::Info => tracing::info!(reason, "a callback could not be taken"),
+        Level::Debug => tracing::debug!(reason, "a callback could not be taken"),
+    }
 }
 
 /// Reads the query. A parameter that stands twice is not a parameter: the flow is burned for it, or not found.

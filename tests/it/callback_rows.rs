@@ -1,10 +1,15 @@
-//! Callbacks that are looked at, or come by a form (OAuth 2.0 Form Post Response Mode).
+//! Callbacks that are looked at or come by a form (OAuth 2.0 Form Post Response Mode), and providers whose URLs have
+//! parts of the user.
+
+use std::time::Duration;
 
 use token_wallet::proto::v1;
 use token_wallet::proto::v1::complete_link_request::Proof;
+use tonic::Code;
+use tonic_types::StatusExt as _;
 
 use crate::support::browser::{location, parameter};
-use crate::support::harness::{APP_URL, Harness, on_both_engines};
+use crate::support::harness::{APP_URL, Harness, on_both_engines, reason};
 
 impl Harness {
     /// The provider `forms`, which sends browsers back by forms, or as the query does.
@@ -77,6 +82,50 @@ on_both_engines! {
         let request = v1::CompleteLinkRequest { user_id: "u".into(), proof };
         harness.accounts().complete_link(request).await.unwrap();
         assert!(harness.is_accepted(&harness.get_at("forms", "u").await.unwrap().access_token).await);
+    }
+
+    async fn a_provider_with_an_address_for_each_tenant_is_called_there_for_its_accounts(engine) {
+        let harness = Harness::start(engine).await;
+        harness.provider_of("tenants", "sandbox_tenants").await;
+        let start = async |user: &str, parts: &[(&str, &str)]| {
+            let parts = parts.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            let request = v1::StartLinkRequest {
+                user_id: user.into(),
+                provider: "tenants".into(),
+                redirect_url: APP_URL.into(),
+                provider_params: parts.collect(),
+                ..Default::default()
+            };
+            harness.accounts().start_link(request).await.map(tonic::Response::into_inner)
+        };
+        for bad in [&[][..], &[("tenant", "../other")], &[("tenant", "a@evil.example")], &[("tenant", "acme"), ("shop", "x")]] {
+            let refused = start("u", bad).await.unwrap_err();
+            assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "INVALID_FIELD"), "{bad:?}");
+            let fields = refused.get_error_details().bad_request().unwrap().field_violations.clone();
+            assert_eq!(fields[0].field, "provider_params");
+            assert!(!refused.message().contains("evil"), "{}", refused.message());
+        }
+        // The sandbox has one tenant. Its token and profile endpoints answer there, too: the link is made and refreshed.
+        let started = start("u", &[("tenant", "acme")]).await.unwrap();
+        assert!(started.authorization_url.starts_with(&format!("{}/tenants/acme/authorize?", harness.sandbox.base_url())));
+        let callback = harness.decide(&started.authorization_url, "demo", "approve").await;
+        let linked = harness.complete("u", &harness.ticket_of(callback).await).await.unwrap();
+        harness.pass(Duration::from_hours(2));
+        let token = harness.get_at("tenants", "u").await.unwrap();
+        assert!(harness.is_accepted(&token.access_token).await);
+        assert_eq!(token.provider_metadata["tenant"], "acme");
+        // A reauthorization goes to where the account is.
+        let account = linked.external_account.unwrap();
+        let request = v1::StartReauthorizationRequest {
+            external_account_id: account.id,
+            redirect_url: APP_URL.into(),
+            ..Default::default()
+        };
+        let started = harness.accounts().start_reauthorization(request).await.unwrap().into_inner();
+        assert!(started.authorization_url.contains("/tenants/acme/"), "{}", started.authorization_url);
+        // A tenant that is not there gives no code's answer.
+        let started = start("v", &[("tenant", "nobody")]).await.unwrap();
+        assert!(started.authorization_url.contains("/tenants/nobody/"));
     }
 
     async fn a_form_is_taken_only_where_the_provider_sends_forms_and_shows_nothing_of_its_own(engine) {

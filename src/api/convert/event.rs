@@ -40,6 +40,8 @@ const fn event_type(kind: EventKind) -> EventType {
     match kind {
         EventKind::AccountLinked => EventType::AccountLinked,
         EventKind::AccountRelinked => EventType::AccountRelinked,
+        EventKind::AccountGrantKept => EventType::AccountGrantKept,
+        EventKind::AccountScopesChanged => EventType::AccountScopesChanged,
         EventKind::AccountUnlinked => EventType::AccountUnlinked,
         EventKind::AccountReauthorizationRequired => EventType::AccountReauthorizationRequired,
         EventKind::AccountRecovered => EventType::AccountRecovered,
@@ -51,8 +53,6 @@ const fn event_type(kind: EventKind) -> EventType {
         EventKind::ProviderRecovered => EventType::ProviderRecovered,
         EventKind::FlowSessionMismatch => EventType::FlowSessionMismatch,
         EventKind::FlowProviderMismatch => EventType::FlowProviderMismatch,
-        EventKind::AccountGrantKept => EventType::AccountGrantKept,
-        EventKind::AccountScopesChanged => EventType::AccountScopesChanged,
         EventKind::GrantRevoked => EventType::GrantRevoked,
         EventKind::GrantRevocationFailed => EventType::GrantRevocationFailed,
         EventKind::GrantNotRevoked => EventType::GrantNotRevoked,

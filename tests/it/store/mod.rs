@@ -244,6 +244,7 @@ pub fn new_flow(user: &UserId, provider: ProviderId) -> Flow {
         redirect_uri: "http://127.0.0.1/oauth/callback/acme".to_owned(),
         scopes: scopes("read write"),
         reauthorizes: None,
+        params: BTreeMap::new(),
         created_at: NOW,
         expires_at: at(600),
         ended_at: None,
@@ -260,6 +261,7 @@ pub fn new_grant() -> NewGrant {
         scopes: scopes("read"),
         requested_scopes: scopes("read write"),
         metadata: BTreeMap::from([("shop".to_owned(), "acme".to_owned())]),
+        params: BTreeMap::new(),
         freshness: Freshness {
             issued_at: NOW,
             lifetime: Lifetime::Stated(Duration::from_hours(1)),
