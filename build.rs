@@ -36,6 +36,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let mut config = tonic_prost_build::Config::new();
     config.skip_debug(WITHOUT_DEBUG);
+    // A request that is repeated has the same bytes (`api/once.rs`).
+    config.btree_map([".tokenwallet.v1"]);
     tonic_prost_build::configure()
         .extern_path(".google.rpc.Status", "::tonic_types::Status")
         .compile_fds_with_config(descriptors, config)?;

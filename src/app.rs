@@ -173,13 +173,22 @@ impl App {
             servers.spawn(cache.follow(closing.clone()));
         }
         let health = timetable.health();
-        let (wallet, linking) = (rooms.wallet.clone(), rooms.linking.clone());
+        let UseCases { requests, wallet, linking, registry } = rooms;
         let readiness = web::Readiness {
             store: store.clone(),
             wallet: wallet.clone(),
             failing_job: Arc::new(move || health.failing()),
         };
-        let addresses = listeners.serve(config.kind, access, events.clone(), rooms, readiness, &servers, &closing);
+        let rooms = api::Rooms {
+            access,
+            requests,
+            wallet: wallet.clone(),
+            linking: linking.clone(),
+            registry,
+            events: events.clone(),
+            kind: config.kind,
+        };
+        let addresses = listeners.serve(rooms, readiness, &servers, &closing);
         tracing::info!(grpc = %addresses.grpc, web = %addresses.web, ops = %addresses.ops, kind = config.kind.as_str(), "ready");
         Ok(Self { addresses, store, wallet, linking, events, timetable, closing, tasks, servers })
     }
@@ -391,17 +400,13 @@ impl Bound {
 
     fn serve(
         self,
-        kind: InstanceKind,
-        access: Access,
-        events: Events,
-        cases: UseCases,
+        rooms: api::Rooms,
         readiness: web::Readiness,
         servers: &TaskTracker,
         closing: &CancellationToken,
     ) -> Addresses {
-        let UseCases { requests, wallet, linking, registry } = cases;
-        let pages = web::Rooms { linking: linking.clone(), kind, grpc: self.addresses.grpc.to_string() };
-        let rooms = api::Rooms { access, requests, wallet, linking, registry, events, kind };
+        let pages =
+            web::Rooms { linking: rooms.linking.clone(), kind: rooms.kind, grpc: self.addresses.grpc.to_string() };
         let broken = |listener: &'static str, closing: CancellationToken| {
             move |error: &dyn std::error::Error| {
                 tracing::error!(listener, %error, "a listener broke");

@@ -14,14 +14,14 @@ use crate::access::permit::{Permit, ReadEvents};
 use crate::clock::Clock;
 use crate::domain::error::Failure;
 use crate::domain::ids::InstanceId;
-use crate::store::{Engine, EventFilter, EventPage, EventsError, Store, StoreError};
+use crate::store::{Engine, EventFilter, EventLog, EventPage, EventsError, Store, StoreError};
 use crate::telemetry::metrics;
 
 use cursor::Cursors;
 pub use watch::{Message, Watch};
 
 /// Events that are committed within so short a time are numbered together.
-const GATHER: Duration = Duration::from_millis(10);
+const GATHER: Duration = Duration::from_millis(20);
 
 /// How often a process with watchers looks for what other replicas have written.
 const PACE: Duration = Duration::from_millis(250);
@@ -64,7 +64,7 @@ impl Events {
         Self(Arc::new(Inner { parts, cursors, newest, watchers: AtomicUsize::new(0) }))
     }
 
-    /// Reads events after a cursor's place, `None` for the oldest ones there are. A page that is not full may be the
+    /// Reads events after a cursor's place, `None` for the oldest ones there are, up to what was committed before. A page that is not full may be the
     /// last one or not: see [`EventPage::upto`].
     pub async fn list(
         &self,
@@ -73,6 +73,7 @@ impl Events {
         filter: &EventFilter,
         limit: u32,
     ) -> Result<EventPage, Failure> {
+        self.try_to_number().await?;
         let mut page = self.read(after, filter, limit).await?;
         for _ in 1..READINGS {
             let left = limit.saturating_sub(u32::try_from(page.events.len()).unwrap_or(limit));
@@ -98,7 +99,8 @@ impl Events {
 
     /// Numbers what was committed without a number. Any replica may, several at once too.
     pub async fn number(&self) -> Result<(), Failure> {
-        Ok(self.try_to_number().await?)
+        self.try_to_number().await?;
+        Ok(())
     }
 
     /// Removes events that are older than they are kept.
@@ -111,8 +113,8 @@ impl Events {
         Ok(())
     }
 
-    /// Numbers events soon after this process has committed them, and, while somebody watches here, looks for those that
-    /// other replicas have numbered; until the process closes. What is missed the job of each second finds.
+    /// While somebody watches here, numbers events soon after this process has committed them, and looks for those of
+    /// other replicas; until the process closes. What nobody waits for is left to the job of each second.
     pub async fn follow(self) {
         let Parts { store, closing, .. } = &self.0.parts;
         let alone = store.engine() == Engine::Sqlite;
@@ -120,11 +122,10 @@ impl Events {
             tokio::select! {
                 () = closing.cancelled() => return,
                 () = store.events_written() => tokio::time::sleep(GATHER).await,
-                () = tokio::time::sleep(PACE), if !alone => {
-                    if self.0.watchers.load(Ordering::Relaxed) == 0 {
-                        continue;
-                    }
-                }
+                () = tokio::time::sleep(PACE), if !alone => {}
+            }
+            if self.0.watchers.load(Ordering::Relaxed) == 0 {
+                continue;
             }
             if let Err(error) = self.try_to_number().await {
                 // The job of each second says so where people look.
@@ -133,11 +134,11 @@ impl Events {
         }
     }
 
-    async fn try_to_number(&self) -> Result<(), StoreError> {
+    /// Answers the newest number.
+    async fn try_to_number(&self) -> Result<i64, StoreError> {
         let store = &self.0.parts.store;
-        let log = store.event_log().await?;
-        let mut unnumbered = log.unnumbered;
-        self.learn(log.newest);
+        let EventLog { mut newest, mut unnumbered } = store.event_log().await?;
+        self.learn(newest);
         metrics::events_unnumbered(unnumbered);
         while unnumbered > 0 {
             let numbered = match store.number_events().await {
@@ -146,11 +147,12 @@ impl Events {
                 Err(StoreError::Busy(_)) => break,
                 Err(error) => return Err(error),
             };
-            self.learn(numbered.newest);
+            newest = numbered.newest;
+            self.learn(newest);
             unnumbered = if numbered.all { 0 } else { unnumbered.saturating_sub(numbered.count).max(1) };
             metrics::events_unnumbered(unnumbered);
         }
-        Ok(())
+        Ok(newest)
     }
 
     fn learn(&self, newest: i64) {

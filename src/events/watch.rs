@@ -55,7 +55,7 @@ pub struct Watch {
 struct Seat(Arc<Inner>);
 
 impl Events {
-    /// Watches from a cursor's place, or from now on.
+    /// Watches from a cursor's place, or from now on: what is committed before is not told.
     pub async fn watch(
         &self,
         permit: Permit<ReadEvents>,
@@ -63,13 +63,12 @@ impl Events {
         filter: EventFilter,
     ) -> Result<Watch, Failure> {
         let seat = self.seat()?;
-        let place = match after {
-            // What it asks for must be there; nothing is told before the stream has begun.
-            Some(place) => {
-                self.read(Some(place), &EventFilter::default(), 1).await?;
-                place
-            }
-            None => self.0.parts.store.event_log().await?.newest,
+        let place = if let Some(place) = after {
+            // What follows must be there; nothing is told before the stream has begun.
+            self.read(after, &EventFilter::default(), 1).await?;
+            place
+        } else {
+            self.try_to_number().await?
         };
         let now = self.0.parts.clock.now();
         Ok(Watch {

@@ -224,8 +224,9 @@ impl Store {
         limit: u32,
     ) -> Result<EventPage, EventsError> {
         let provider = filter.provider.as_ref().map(Slug::as_str);
-        let kinds: String = filter.kinds.iter().map(|kind| format!(" {} ", kind.as_str())).collect();
-        let kinds = Some(kinds.as_str()).filter(|kinds| !kinds.is_empty());
+        let kinds: Vec<_> = filter.kinds.iter().map(|kind| kind.as_str()).collect();
+        let kinds = Some(format!(" {} ", kinds.join(" "))).filter(|_| !kinds.is_empty());
+        let kinds = kinds.as_deref();
         let rows = match &filter.user {
             Some(user) => self.db.all(&PAGE_OF_USER, args![after, provider, kinds, limit, user]).await?,
             None => self.db.all(&PAGE, args![after, provider, kinds, limit, WINDOW]).await?,

@@ -119,6 +119,7 @@ async fn who_holds_the_log_keeps_nobody_waiting_for_long() {
 
 async fn many_number_at_once_and_each_event_has_one_number(store: &Fixture) {
     const EACH: usize = 150;
+    const ALL: i64 = 450;
     let provider = store.configured("acme").await;
     let mut work = tokio::task::JoinSet::new();
     for name in ["ann", "bob", "cid"] {
@@ -132,7 +133,7 @@ async fn many_number_at_once_and_each_event_has_one_number(store: &Fixture) {
         work.spawn(async move { drop(tell(&writing, name, provider, EACH).await) });
         work.spawn(async move {
             // In small steps, each beside those of the others.
-            while all(&own, None).await.newest < 3 * EACH as i64 {
+            while all(&own, None).await.newest < ALL {
                 match own.number_events().await {
                     Ok(_) | Err(token_wallet::store::StoreError::Busy(_)) => tokio::task::yield_now().await,
                     Err(error) => panic!("{error}"),
@@ -148,7 +149,7 @@ async fn many_number_at_once_and_each_event_has_one_number(store: &Fixture) {
         read.extend(page.events);
     }
     work.join_all().await;
-    assert!(read.iter().map(|event| event.sequence).eq(1..=3 * EACH as i64));
+    assert!(read.iter().map(|event| event.sequence).eq(1..=ALL));
     for name in ["ann", "bob", "cid"] {
         let of = |event: &&token_wallet::store::EventRow| event.user == Some(user(name));
         let ids: Vec<_> = read.iter().filter(of).map(|event| event.id).collect();
