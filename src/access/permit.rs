@@ -55,6 +55,14 @@ pub struct ReadAccounts;
 #[derive(Clone, Copy, Debug)]
 pub struct UnlinkAccounts;
 
+/// See users.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadUsers;
+
+/// Delete users with all that they have.
+#[derive(Clone, Copy, Debug)]
+pub struct DeleteUsers;
+
 /// See how providers are configured.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadProviders;
@@ -88,6 +96,8 @@ actions!(
     CompleteLink,
     ReadAccounts,
     UnlinkAccounts,
+    ReadUsers,
+    DeleteUsers,
     ReadProviders,
     ManageProviders,
     ManageRedirectUrls,

@@ -10,6 +10,7 @@ mod page;
 mod provider_service;
 mod redirect_url_service;
 mod status;
+mod user_service;
 mod wallet_service;
 
 use std::future::Future;
@@ -103,6 +104,9 @@ pub async fn serve(listener: TcpListener, rooms: Rooms, shutdown: impl Future<Ou
         .add_service(
             v1::redirect_url_service_server::RedirectUrlServiceServer::new(rooms.clone())
                 .max_decoding_message_size(LARGEST_REQUEST),
+        )
+        .add_service(
+            v1::user_service_server::UserServiceServer::new(rooms.clone()).max_decoding_message_size(LARGEST_REQUEST),
         )
         .add_service(
             v1::api_client_service_server::ApiClientServiceServer::new(rooms)

@@ -26,7 +26,9 @@ mod revocations;
 mod session;
 mod sql;
 mod standing;
+mod strays;
 mod upkeep;
+mod users;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -48,7 +50,9 @@ pub use redirect_urls::RedirectUrlRow;
 pub use replicas::Beat;
 pub use revocations::{Revocation, RevocationClaim, RevocationEnd};
 pub use standing::Blame;
+pub use strays::Stray;
 pub use upkeep::Census;
+pub use users::{DeletedUser, UserRow};
 
 use db::Db;
 use sql::{Sql, Value, statements};
@@ -97,6 +101,8 @@ const STATEMENTS: &[&[Sql]] = &[
     revocations::ALL,
     upkeep::ALL,
     standing::ALL,
+    strays::ALL,
+    users::ALL,
 ];
 
 impl Store {

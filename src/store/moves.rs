@@ -94,7 +94,11 @@ statements! {
                           pkce_verifier = NULL, answer = NULL
          WHERE id = $1 AND state = 'exchanged' AND user_id = $5 AND provider_id = $6"
     }
-    CREATE_USER { "INSERT INTO users (id, created_at) VALUES ($1, $2) ON CONFLICT DO NOTHING" }
+    CREATE_USER {
+        "INSERT INTO users (id, created_at) VALUES ($1, $2)
+         ON CONFLICT (id) DO UPDATE SET created_at = EXCLUDED.created_at, deleted_at = NULL
+         WHERE users.deleted_at IS NOT NULL"
+    }
     CREATE_ACCOUNT {
         "INSERT INTO external_accounts (id, user_id, provider_id, subject, profile, state, is_default, created_at)
          VALUES ($1, $2, $3, $4, $5, 'active', FALSE, $6) ON CONFLICT DO NOTHING"
@@ -176,8 +180,8 @@ impl Store {
         now: Timestamp,
     ) -> Result<Option<bool>, StoreError> {
         let mut tx = self.db.begin().await?;
-        tx.execute(&END_CURRENT_GRANT, args![account, now, "unlinked"]).await?;
-        if tx.execute(&UNLINK, args![account, now]).await? == 0 {
+        end_current_grant(&mut tx, account, now).await?;
+        if mark_unlinked(&mut tx, account, now).await? == 0 {
             return Ok(Some(false));
         }
         // On PostgreSQL the first statement may have waited for somebody who linked the account again, and then did not
@@ -205,6 +209,16 @@ impl Store {
         tx.commit().await?;
         Ok(true)
     }
+}
+
+/// The first step of an unlink: the account's grant, if it has one, is `ending`.
+pub(super) async fn end_current_grant(tx: &mut Tx, account: AccountId, now: Timestamp) -> Result<(), StoreError> {
+    tx.execute(&END_CURRENT_GRANT, args![account, now, "unlinked"]).await.map(drop)
+}
+
+/// The second: nothing is known of it any more but its ids and times. Answers how many accounts these were, 0 or 1.
+pub(super) async fn mark_unlinked(tx: &mut Tx, account: AccountId, now: Timestamp) -> Result<u64, StoreError> {
+    tx.execute(&UNLINK, args![account, now]).await
 }
 
 async fn create(tx: &mut Tx, deposit: &Deposit) -> Result<Deposited, StoreError> {

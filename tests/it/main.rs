@@ -43,3 +43,4 @@ mod strange_providers;
 mod support;
 mod tokens;
 mod tour;
+mod users;
