@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use prost::Message as _;
 
 /// Messages that carry a secret: their `Debug` is written by hand in src/proto.rs.
-const WITHOUT_DEBUG: [&str; 9] = [
+const WITHOUT_DEBUG: [&str; 11] = [
     ".tokenwallet.v1.GetAccessTokenRequest",
     ".tokenwallet.v1.GetAccessTokenResponse",
+    ".tokenwallet.v1.AuthorizationRequired",
     ".tokenwallet.v1.StartLinkResponse",
+    ".tokenwallet.v1.StartReauthorizationResponse",
     ".tokenwallet.v1.CompleteLinkRequest",
     ".tokenwallet.v1.CompleteLinkRequest.proof",
     ".tokenwallet.v1.CreateProviderRequest",

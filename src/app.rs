@@ -22,6 +22,7 @@ use crate::domain::error::Failure;
 use crate::domain::ids::ApiClientId;
 use crate::domain::instance::InstanceKind;
 use crate::domain::secret::ApiKey;
+use crate::events::{self, Events};
 use crate::jobs::{JobsError, Timetable};
 use crate::keys::{self, KeysError, Opened};
 use crate::linking::{self, Linking};
@@ -127,6 +128,7 @@ pub struct App {
     store: Store,
     wallet: Wallet,
     linking: Linking,
+    events: Events,
     timetable: Timetable,
     closing: CancellationToken,
     /// Work that outlives its callers.
@@ -151,13 +153,22 @@ impl App {
             write_first_key(&store, &access, path).await?;
         }
         let listeners = Bound::bind(&config).await?;
-        let rooms = rooms(&config, clock, &store, &cache, &opened, listeners.addresses.web, &tasks)?;
+        let rooms = rooms(&config, clock.clone(), &store, &cache, &opened, listeners.addresses.web, &tasks)?;
         patiently(&config, async || rooms.wallet.adopt().await).await?;
         // The lock of the file, or of the spool's folder, proves that this replica's last process is dead.
         patiently(&config, async || rooms.linking.recover().await).await?;
         patiently(&config, async || rooms.wallet.arrive().await).await?;
-        let timetable = Timetable::start(&rooms.wallet, &rooms.linking, &tasks, &closing).await?;
+        let events = Events::new(events::Parts {
+            store: store.clone(),
+            access: access.clone(),
+            clock,
+            instance: opened.instance.id,
+            retention: config.events_retention,
+            closing: closing.clone(),
+        });
+        let timetable = Timetable::start(&rooms.wallet, &rooms.linking, &events, &tasks, &closing).await?;
         let servers = TaskTracker::new();
+        servers.spawn(events.clone().follow());
         if store.engine() == Engine::Postgres {
             servers.spawn(cache.follow(closing.clone()));
         }
@@ -168,9 +179,9 @@ impl App {
             wallet: wallet.clone(),
             failing_job: Arc::new(move || health.failing()),
         };
-        let addresses = listeners.serve(config.kind, access, rooms, readiness, &servers, &closing);
+        let addresses = listeners.serve(config.kind, access, events.clone(), rooms, readiness, &servers, &closing);
         tracing::info!(grpc = %addresses.grpc, web = %addresses.web, ops = %addresses.ops, kind = config.kind.as_str(), "ready");
-        Ok(Self { addresses, store, wallet, linking, timetable, closing, tasks, servers })
+        Ok(Self { addresses, store, wallet, linking, events, timetable, closing, tasks, servers })
     }
 
     /// Where it listens.
@@ -196,6 +207,8 @@ impl App {
         while !self.tasks.is_empty() {
             tokio::time::sleep(LOOK).await;
         }
+        self.events.number().await?;
+        self.events.forget().await?;
         self.wallet.census().await
     }
 
@@ -377,6 +390,7 @@ impl Bound {
         self,
         kind: InstanceKind,
         access: Access,
+        events: Events,
         cases: UseCases,
         readiness: web::Readiness,
         servers: &TaskTracker,
@@ -384,7 +398,7 @@ impl Bound {
     ) -> Addresses {
         let UseCases { wallet, linking, registry } = cases;
         let pages = web::Rooms { linking: linking.clone(), kind, grpc: self.addresses.grpc.to_string() };
-        let rooms = api::Rooms { access, wallet, linking, registry, kind };
+        let rooms = api::Rooms { access, wallet, linking, registry, events, kind };
         let broken = |listener: &'static str, closing: CancellationToken| {
             move |error: &dyn std::error::Error| {
                 tracing::error!(listener, %error, "a listener broke");

@@ -15,6 +15,7 @@ pub mod wallet;
 // What they stand on.
 pub mod access;
 pub mod cache;
+pub mod events;
 pub mod keys;
 pub mod providers;
 pub mod store;

@@ -33,9 +33,21 @@ impl fmt::Debug for v1::GetAccessTokenResponse {
     }
 }
 
+impl fmt::Debug for v1::AuthorizationRequired {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthorizationRequired").field("flow_id", &self.flow_id).finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for v1::StartLinkResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StartLinkResponse").field("flow_id", &self.flow_id).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for v1::StartReauthorizationResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StartReauthorizationResponse").field("flow_id", &self.flow_id).finish_non_exhaustive()
     }
 }
 

@@ -89,6 +89,8 @@ CREATE TABLE external_accounts (
     subject      TEXT COLLATE "C" NOT NULL,
     -- Null once it is unlinked.
     profile      BYTEA,
+    -- JSON array: every scope that was ever granted; asked for again by a reauthorization.
+    scope_history TEXT COLLATE "C" NOT NULL,
     state        TEXT COLLATE "C" NOT NULL CHECK (state IN ('active', 'reauthorization_required', 'quarantined', 'unlinked')),
     state_reason TEXT COLLATE "C",
     is_default   BOOLEAN NOT NULL,
@@ -197,6 +199,8 @@ CREATE TABLE flows (
     redirect_url     TEXT COLLATE "C",
     redirect_uri     TEXT COLLATE "C" NOT NULL,
     scopes           TEXT COLLATE "C" NOT NULL,
+    -- The account whose grant it renews; null: whichever account the person chooses.
+    reauthorizes     TEXT COLLATE "C",
     state_hash       BYTEA  NOT NULL,
     ticket_hash      BYTEA,
     pkce_verifier    BYTEA,
@@ -208,6 +212,8 @@ CREATE TABLE flows (
     claimed_at       BIGINT,
     account_id       TEXT COLLATE "C",
     account_created  BOOLEAN,
+    -- The account kept the grant that it had: the better one.
+    grant_kept       BOOLEAN,
     failure          TEXT COLLATE "C",
     created_at       BIGINT NOT NULL,
     expires_at       BIGINT NOT NULL,
@@ -228,6 +234,8 @@ CREATE INDEX flows_by_user ON flows (user_id);
 -- Expiry and resumption of open flows, and the removal of ended ones.
 CREATE INDEX flows_open ON flows (expires_at) WHERE ended_at IS NULL;
 CREATE INDEX flows_ended ON flows (ended_at) WHERE ended_at IS NOT NULL;
+-- How many flows a user has open at a provider.
+CREATE INDEX flows_open_by_user ON flows (user_id, provider_id) WHERE ended_at IS NULL;
 -- Whether a provider is in use.
 CREATE INDEX flows_open_by_provider ON flows (provider_id) WHERE ended_at IS NULL;
 
@@ -261,9 +269,13 @@ CREATE TABLE redirect_urls (
 -- Allowing twice is allowing once.
 CREATE UNIQUE INDEX redirect_urls_once ON redirect_urls (url, COALESCE(api_client_id, '')) WHERE deleted_at IS NULL;
 
--- What happened, written with the change. A sequencer will number rows after their commit.
+-- What happened, written with the change. Rows are numbered after their commit, so that who reads on from a number
+-- misses none.
 CREATE TABLE events (
-    id          TEXT COLLATE "C" PRIMARY KEY,
+    -- The order of writing: what two changes of one account do one after the other stays in order.
+    written     BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id          TEXT COLLATE "C" NOT NULL UNIQUE,
+    -- Its place in the log. Null until it is numbered.
     sequence    BIGINT,
     at          BIGINT NOT NULL,
     kind        TEXT COLLATE "C" NOT NULL,
@@ -276,8 +288,19 @@ CREATE TABLE events (
     reason      TEXT COLLATE "C"
 );
 
-CREATE INDEX events_unnumbered ON events (id) WHERE sequence IS NULL;
+-- What is to be numbered; the log as it is read; a user's part of it.
+CREATE INDEX events_unnumbered ON events (written) WHERE sequence IS NULL;
 CREATE UNIQUE INDEX events_by_sequence ON events (sequence) WHERE sequence IS NOT NULL;
+CREATE INDEX events_by_user ON events (user_id, sequence) WHERE user_id IS NOT NULL AND sequence IS NOT NULL;
+
+-- One row: the newest number, and the newest one whose event was removed for its age.
+CREATE TABLE event_log (
+    singleton BIGINT PRIMARY KEY CHECK (singleton = 1),
+    sequence  BIGINT NOT NULL,
+    removed   BIGINT NOT NULL
+);
+
+INSERT INTO event_log (singleton, sequence, removed) VALUES (1, 0, 0);
 
 -- Who runs on this store. A replica whose beat is old may be dead, or cut off.
 CREATE TABLE replicas (

@@ -88,6 +88,8 @@ CREATE TABLE external_accounts (
     subject      TEXT    NOT NULL,
     -- Null once it is unlinked.
     profile      BLOB,
+    -- JSON array: every scope that was ever granted; asked for again by a reauthorization.
+    scope_history TEXT   NOT NULL,
     state        TEXT    NOT NULL CHECK (state IN ('active', 'reauthorization_required', 'quarantined', 'unlinked')),
     state_reason TEXT,
     is_default   INTEGER NOT NULL,
@@ -196,6 +198,8 @@ CREATE TABLE flows (
     redirect_url     TEXT,
     redirect_uri     TEXT   NOT NULL,
     scopes           TEXT   NOT NULL,
+    -- The account whose grant it renews; null: whichever account the person chooses.
+    reauthorizes     TEXT,
     state_hash       BLOB   NOT NULL,
     ticket_hash      BLOB,
     pkce_verifier    BLOB,
@@ -207,6 +211,8 @@ CREATE TABLE flows (
     claimed_at       INTEGER,
     account_id       TEXT,
     account_created  INTEGER,
+    -- The account kept the grant that it had: the better one.
+    grant_kept       INTEGER,
     failure          TEXT,
     created_at       INTEGER NOT NULL,
     expires_at       INTEGER NOT NULL,
@@ -227,6 +233,8 @@ CREATE INDEX flows_by_user ON flows (user_id);
 -- Expiry and resumption of open flows, and the removal of ended ones.
 CREATE INDEX flows_open ON flows (expires_at) WHERE ended_at IS NULL;
 CREATE INDEX flows_ended ON flows (ended_at) WHERE ended_at IS NOT NULL;
+-- How many flows a user has open at a provider.
+CREATE INDEX flows_open_by_user ON flows (user_id, provider_id) WHERE ended_at IS NULL;
 -- Whether a provider is in use.
 CREATE INDEX flows_open_by_provider ON flows (provider_id) WHERE ended_at IS NULL;
 
@@ -260,23 +268,38 @@ CREATE TABLE redirect_urls (
 -- Allowing twice is allowing once.
 CREATE UNIQUE INDEX redirect_urls_once ON redirect_urls (url, COALESCE(api_client_id, '')) WHERE deleted_at IS NULL;
 
--- What happened, written with the change. A sequencer will number rows after their commit.
+-- What happened, written with the change. Rows are numbered after their commit, so that who reads on from a number
+-- misses none.
 CREATE TABLE events (
-    id          TEXT   PRIMARY KEY,
+    -- The order of writing: what two changes of one account do one after the other stays in order.
+    written     INTEGER PRIMARY KEY,
+    id          TEXT NOT NULL UNIQUE,
+    -- Its place in the log. Null until it is numbered.
     sequence    INTEGER,
     at          INTEGER NOT NULL,
-    kind        TEXT   NOT NULL,
+    kind        TEXT NOT NULL,
     -- Null where it concerns a provider and nobody in particular.
     user_id     TEXT,
-    provider_id TEXT   NOT NULL,
+    provider_id TEXT NOT NULL,
     account_id  TEXT,
     grant_id    TEXT,
     flow_id     TEXT,
     reason      TEXT
 ) STRICT;
 
-CREATE INDEX events_unnumbered ON events (id) WHERE sequence IS NULL;
+-- What is to be numbered; the log as it is read; a user's part of it.
+CREATE INDEX events_unnumbered ON events (written) WHERE sequence IS NULL;
 CREATE UNIQUE INDEX events_by_sequence ON events (sequence) WHERE sequence IS NOT NULL;
+CREATE INDEX events_by_user ON events (user_id, sequence) WHERE user_id IS NOT NULL AND sequence IS NOT NULL;
+
+-- One row: the newest number, and the newest one whose event was removed for its age.
+CREATE TABLE event_log (
+    singleton INTEGER PRIMARY KEY CHECK (singleton = 1),
+    sequence  INTEGER NOT NULL,
+    removed   INTEGER NOT NULL
+) STRICT;
+
+INSERT INTO event_log (singleton, sequence, removed) VALUES (1, 0, 0);
 
 -- Who runs on this store. A replica whose beat is old may be dead, or cut off.
 CREATE TABLE replicas (

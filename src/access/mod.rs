@@ -58,20 +58,39 @@ impl Access {
         if let Some(caller) = self.caller(&presented, self.keys.get(&presented.id).as_deref()) {
             return Ok(caller);
         }
-        let read = async || Ok::<_, StoreError>(self.store.api_key(presented.id).await?.map(Arc::new));
-        let stored = self.keys.read(presented.id, read).await?;
+        let stored = self.read(presented.id).await?;
         self.caller(&presented, stored.as_deref()).ok_or(Failure::ApiKeyInvalid)
+    }
+
+    /// Asks again for what goes on for long: whether the key that it was permitted to still lives.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::ApiKeyInvalid`] if it is gone or has expired.
+    pub async fn renew<A>(&self, permit: &Permit<A>) -> Result<(), Failure> {
+        let key = permit.caller().key();
+        let stored = match self.keys.get(&key) {
+            Some(stored) => Some(stored),
+            None => self.read(key).await?,
+        };
+        let lives = stored.is_some_and(|stored| self.is_in_time(&stored));
+        if lives { Ok(()) } else { Err(Failure::ApiKeyInvalid) }
+    }
+
+    async fn read(&self, key: ApiKeyId) -> Result<Option<Arc<StoredApiKey>>, StoreError> {
+        self.keys.read(key, async || Ok(self.store.api_key(key).await?.map(Arc::new))).await
+    }
+
+    fn is_in_time(&self, key: &StoredApiKey) -> bool {
+        key.expires_at.is_none_or(|end| end > self.clock.now())
     }
 
     fn caller(&self, presented: &Presented, stored: Option<&StoredApiKey>) -> Option<Caller> {
         let known = stored.map_or([0; 32].as_slice(), |stored| &stored.secret_hash);
         let same_secret: bool = presented.secret_hash.ct_eq(known).into();
         let stored = stored.filter(|stored| {
-            same_secret
-                && presented.well_formed
-                && presented.instance == self.instance
-                && stored.expires_at.is_none_or(|end| end > self.clock.now())
+            same_secret && presented.well_formed && presented.instance == self.instance && self.is_in_time(stored)
         });
-        stored.map(|stored| Caller::new(stored.client))
+        stored.map(|stored| Caller::new(stored.client, presented.id))
     }
 }

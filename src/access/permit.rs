@@ -2,7 +2,7 @@
 //! cannot be reached without the question.
 
 use crate::domain::error::Failure;
-use crate::domain::ids::ApiClientId;
+use crate::domain::ids::{ApiClientId, ApiKeyId};
 use crate::domain::provider::Slug;
 use crate::domain::user::UserId;
 
@@ -10,12 +10,13 @@ use crate::domain::user::UserId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
     client: ApiClientId,
+    key: ApiKeyId,
 }
 
 /// Says that its caller may do `A`.
 #[derive(Clone, Debug)]
 pub struct Permit<A> {
-    client: ApiClientId,
+    caller: Caller,
     action: A,
 }
 
@@ -39,6 +40,10 @@ pub struct StartLink {
     /// Where.
     pub provider: Slug,
 }
+
+/// Begin a reauthorization of an account.
+#[derive(Clone, Copy, Debug)]
+pub struct Reauthorize;
 
 /// End a link that this client began for a user.
 #[derive(Clone, Debug)]
@@ -75,6 +80,10 @@ pub struct ManageProviders;
 #[derive(Clone, Copy, Debug)]
 pub struct ManageRedirectUrls;
 
+/// List and watch events.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadEvents;
+
 /// Make and remove API clients.
 #[derive(Clone, Copy, Debug)]
 pub struct ManageClients;
@@ -93,6 +102,7 @@ macro_rules! actions {
 actions!(
     ReadToken,
     StartLink,
+    Reauthorize,
     CompleteLink,
     ReadAccounts,
     UnlinkAccounts,
@@ -101,12 +111,17 @@ actions!(
     ReadProviders,
     ManageProviders,
     ManageRedirectUrls,
+    ReadEvents,
     ManageClients
 );
 
 impl Caller {
-    pub(super) const fn new(client: ApiClientId) -> Self {
-        Self { client }
+    pub(super) const fn new(client: ApiClientId, key: ApiKeyId) -> Self {
+        Self { client, key }
+    }
+
+    pub(super) const fn key(self) -> ApiKeyId {
+        self.key
     }
 
     /// Which client it is.
@@ -117,14 +132,18 @@ impl Caller {
     /// Asks whether this caller may do `action`. There is one role for now, an administrator's, so whoever holds a
     /// valid key may; the question is asked all the same, in the one place where roles will answer it.
     pub fn may<A: Action>(&self, action: A) -> Result<Permit<A>, Failure> {
-        Ok(Permit { client: self.client, action })
+        Ok(Permit { caller: *self, action })
     }
 }
 
 impl<A> Permit<A> {
     /// Who was permitted.
     pub const fn client(&self) -> ApiClientId {
-        self.client
+        self.caller.client
+    }
+
+    pub(super) const fn caller(&self) -> Caller {
+        self.caller
     }
 
     /// What was permitted.

@@ -6,7 +6,7 @@ use super::convert::{account, fields};
 use super::page::Page;
 use super::{Rooms, door, status};
 use crate::access::Caller;
-use crate::access::permit::{CompleteLink, ReadAccounts, StartLink, UnlinkAccounts};
+use crate::access::permit::{CompleteLink, ReadAccounts, Reauthorize, StartLink, UnlinkAccounts};
 use crate::domain::error::Failure;
 use crate::domain::secret::Ticket;
 use crate::linking::{LinkRequest, Proof};
@@ -23,6 +23,14 @@ impl ExternalAccountService for Rooms {
     ) -> Result<Response<v1::StartLinkResponse>, Status> {
         let caller = door::caller(&request)?;
         self.start(caller, request.into_inner()).await.map(Response::new).map_err(status::of)
+    }
+
+    async fn start_reauthorization(
+        &self,
+        request: Request<v1::StartReauthorizationRequest>,
+    ) -> Result<Response<v1::StartReauthorizationResponse>, Status> {
+        let caller = door::caller(&request)?;
+        self.reauthorize(caller, request.into_inner()).await.map(Response::new).map_err(status::of)
     }
 
     async fn complete_link(
@@ -75,6 +83,26 @@ impl Rooms {
         })
     }
 
+    async fn reauthorize(
+        &self,
+        caller: Caller,
+        request: v1::StartReauthorizationRequest,
+    ) -> Result<v1::StartReauthorizationResponse, Failure> {
+        let id = fields::id("external_account_id", &request.external_account_id)?;
+        let permit = caller.may(Reauthorize)?;
+        let link = LinkRequest {
+            redirect_url: fields::optional(request.redirect_url),
+            additional_scopes: fields::scopes("additional_scopes", request.additional_scopes)?,
+            login_hint: fields::optional(request.login_hint),
+        };
+        let started = self.linking.reauthorize(&permit, id, &link).await?;
+        Ok(v1::StartReauthorizationResponse {
+            flow_id: started.flow.to_string(),
+            authorization_url: started.authorization_url,
+            expire_time: Some(fields::moment(started.expires_at)),
+        })
+    }
+
     async fn complete(
         &self,
         caller: Caller,
@@ -90,6 +118,7 @@ impl Rooms {
         Ok(v1::CompleteLinkResponse {
             external_account: Some(account::account(linked.account)),
             created: linked.created,
+            kept_grant: linked.kept_grant,
         })
     }
 

@@ -4,6 +4,7 @@ mod api_client_service;
 mod convert;
 mod deadline;
 mod door;
+mod event_service;
 mod external_account_service;
 mod methods;
 mod page;
@@ -21,6 +22,7 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::access::Access;
 use crate::domain::instance::InstanceKind;
+use crate::events::Events;
 use crate::linking::Linking;
 use crate::proto::{self, v1};
 use crate::providers::Registry;
@@ -47,6 +49,8 @@ pub struct Rooms {
     pub linking: Linking,
     /// The configured providers.
     pub registry: std::sync::Arc<Registry>,
+    /// What happened.
+    pub events: Events,
     /// In development, reflection needs no key.
     pub kind: InstanceKind,
 }
@@ -107,6 +111,9 @@ pub async fn serve(listener: TcpListener, rooms: Rooms, shutdown: impl Future<Ou
         )
         .add_service(
             v1::user_service_server::UserServiceServer::new(rooms.clone()).max_decoding_message_size(LARGEST_REQUEST),
+        )
+        .add_service(
+            v1::event_service_server::EventServiceServer::new(rooms.clone()).max_decoding_message_size(LARGEST_REQUEST),
         )
         .add_service(
             v1::api_client_service_server::ApiClientServiceServer::new(rooms)

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 
+use prost::Message as _;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::door::REQUEST_ID;
 use crate::domain::error::Failure;
 use crate::domain::reason::{Detail, Kind};
+use crate::proto::v1;
 
 /// The domain of our reasons in `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "tokenwallet";
@@ -41,6 +43,27 @@ pub(super) fn naming(failure: &Failure, sent: Sent<'_>) -> Status {
         details.set_retry_info(Some(after));
     }
     Status::with_error_details(code(meaning.kind), failure.to_string(), details)
+}
+
+/// The same, with what cures it if a consent does.
+pub(super) fn with(failure: &Failure, sent: Sent<'_>, consent: Option<v1::AuthorizationRequired>) -> Status {
+    let status = naming(failure, sent);
+    let Some(consent) = consent else { return status };
+    let mut rich = rich(&status);
+    rich.details.push(prost_types::Any {
+        type_url: "type.googleapis.com/tokenwallet.v1.AuthorizationRequired".to_owned(),
+        value: consent.encode_to_vec(),
+    });
+    Status::with_details(status.code(), status.message(), rich.encode_to_vec().into())
+}
+
+/// A status with its details as a message. Those of ours are one themselves.
+pub(super) fn rich(status: &Status) -> tonic_types::Status {
+    tonic_types::Status::decode(status.details()).unwrap_or_else(|_| tonic_types::Status {
+        code: status.code().into(),
+        message: status.message().to_owned(),
+        details: Vec::new(),
+    })
 }
 
 /// The code's name in metrics and logs.

@@ -1,14 +1,15 @@
 //! `WalletService`.
 
 use futures_util::stream::{self, StreamExt as _};
-use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use super::convert::token;
 use super::status::{self, Sent};
 use super::{Rooms, door};
 use crate::access::Caller;
+use crate::access::permit::{ReadToken, StartLink};
 use crate::domain::error::Failure;
+use crate::linking::Refused;
 use crate::proto::v1;
 use crate::proto::v1::batch_get_access_tokens_response as batch;
 use crate::proto::v1::wallet_service_server::WalletService;
@@ -50,11 +51,20 @@ impl Rooms {
         caller: Caller,
         request: v1::GetAccessTokenRequest,
     ) -> Result<v1::GetAccessTokenResponse, Status> {
-        let (action, request) = token::request(request).map_err(status::of)?;
+        let (action, redirect_url, request) = token::request(request).map_err(status::of)?;
         let permit = caller.may(action).map_err(status::of)?;
-        let handout = self.wallet.token(&permit, &request).await.map_err(|failure| {
+        let given = match redirect_url {
+            None => self.wallet.token(&permit, &request).await.map_err(Refused::from),
+            Some(url) => {
+                let ReadToken { user, provider } = permit.action().clone();
+                let may_link = caller.may(StartLink { user, provider }).map_err(status::of)?;
+                self.linking.token_or_consent(&permit, &may_link, &request, url).await
+            }
+        };
+        let handout = given.map_err(|Refused { failure, consent }| {
             let account = request.account.map(|account| account.to_string()).unwrap_or_default();
-            status::naming(&failure, Sent { provider: permit.action().provider.as_str(), account: &account })
+            let sent = Sent { provider: permit.action().provider.as_str(), account: &account };
+            status::with(&failure, sent, consent.map(token::consent))
         })?;
         Ok(token::answer(&permit.action().provider, handout))
     }
@@ -63,14 +73,6 @@ impl Rooms {
 fn result(answer: Result<v1::GetAccessTokenResponse, Status>) -> batch::result::Result {
     match answer {
         Ok(token) => batch::result::Result::Token(token),
-        Err(status) => {
-            // The details of a status are a google.rpc.Status themselves.
-            let rich = tonic_types::Status::decode(status.details()).unwrap_or_else(|_| tonic_types::Status {
-                code: status.code().into(),
-                message: status.message().to_owned(),
-                details: Vec::new(),
-            });
-            batch::result::Result::Error(rich)
-        }
+        Err(status) => batch::result::Result::Error(status::rich(&status)),
     }
 }

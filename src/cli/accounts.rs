@@ -7,10 +7,11 @@ use super::{link, output, remote};
 use crate::proto::v1::external_account::State;
 use crate::proto::v1::{DeleteExternalAccountRequest, ExternalAccount, ListExternalAccountsRequest};
 
-/// Link, list and unlink users' accounts at providers.
+/// Link, renew, list and unlink users' accounts at providers.
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
     Link(link::Link),
+    Reauthorize(link::Reauthorize),
     List(List),
     Unlink(Unlink),
 }
@@ -51,6 +52,7 @@ impl Command {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Link(link) => link.run().await,
+            Self::Reauthorize(reauthorize) => reauthorize.run().await,
             Self::List(list) => list.run().await,
             Self::Unlink(unlink) => unlink.run().await,
         }

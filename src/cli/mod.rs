@@ -5,6 +5,7 @@ mod check_config;
 mod clients;
 mod dev;
 mod dev_file;
+mod events;
 mod keys;
 mod link;
 mod loopback;
@@ -71,6 +72,8 @@ enum Command {
     Users(users::Command),
     #[command(subcommand)]
     Token(token::Command),
+    #[command(subcommand)]
+    Events(events::Command),
 }
 
 /// The configuration of the commands that run on it.
@@ -112,6 +115,7 @@ impl Command {
             Self::Accounts(command) => command.run().await,
             Self::Users(command) => command.run().await,
             Self::Token(command) => command.run().await,
+            Self::Events(command) => command.run().await,
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::config;
 use crate::domain::reason::Meaning;
 use crate::domain::secret::ApiKey;
 use crate::proto::v1::api_client_service_client::ApiClientServiceClient;
+use crate::proto::v1::event_service_client::EventServiceClient;
 use crate::proto::v1::external_account_service_client::ExternalAccountServiceClient;
 use crate::proto::v1::provider_service_client::ProviderServiceClient;
 use crate::proto::v1::redirect_url_service_client::RedirectUrlServiceClient;
@@ -137,6 +138,10 @@ impl Remote {
         RedirectUrlServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
     }
 
+    pub(super) fn events(&self) -> EventServiceClient<Authorized> {
+        EventServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+
     pub(super) fn clients(&self) -> ApiClientServiceClient<Authorized> {
         ApiClientServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
     }
@@ -211,6 +216,17 @@ pub(super) fn explain(error: &anyhow::Error) -> Option<Explanation> {
 /// The reason of a wallet's error, such as `PROVIDER_NOT_FOUND`.
 pub(super) fn reason(status: &Status) -> Option<String> {
     status.get_details_error_info().map(|info| info.reason)
+}
+
+/// Whether what ended a stream may have passed soon: nobody is there, or the wallet says so.
+pub(super) fn may_pass(error: &anyhow::Error) -> bool {
+    let Some(status) = error.downcast_ref::<Status>() else { return false };
+    match status.code() {
+        Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded | Code::Internal => true,
+        // A connection that broke.
+        Code::Unknown | Code::Cancelled => reason(status).is_none(),
+        _ => false,
+    }
 }
 
 /// An answer that is not the wallet's own: nobody is there, or somebody else is.

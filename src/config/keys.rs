@@ -14,7 +14,7 @@ pub struct Key {
 }
 
 /// All keys, in the order in which they are explained.
-pub const KEYS: [Key; 22] = [
+pub const KEYS: [Key; 23] = [
     key(
         "instance.kind",
         Some("production"),
@@ -69,6 +69,11 @@ pub const KEYS: [Key; 22] = [
         Some("67108864"),
         "Bytes of sealed tokens, providers and API keys held in memory at most, so that gets need not ask the database; \
          `0` holds none.",
+    ),
+    key(
+        "events.retention",
+        Some("90days"),
+        "How long events are kept: at least `1h`. Whoever watches must not be away for longer.",
     ),
     key(
         "outbound.allow",

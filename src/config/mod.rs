@@ -29,6 +29,9 @@ pub const DEFAULT_FILE: &str = "token-wallet.toml";
 /// The exit code of every configuration fault (`EX_CONFIG` of sysexits).
 pub const EXIT_CODE: u8 = 78;
 
+/// Events are kept for at least this long.
+const SHORTEST_RETENTION: Duration = Duration::from_hours(1);
+
 /// What the wallet is run with, checked as a whole.
 #[derive(Clone)]
 pub struct Config {
@@ -51,6 +54,8 @@ pub struct Config {
     pub refresh_ahead_for: Duration,
     /// Bytes of the store held in memory at most; 0 holds nothing.
     pub cache_max_bytes: u64,
+    /// How long events are kept; at least an hour.
+    pub events_retention: Duration,
     /// Private networks that providers may be in; single addresses are networks of one.
     pub outbound_allow: Vec<IpNet>,
     /// How logs are written.
@@ -128,6 +133,7 @@ impl Config {
             listeners,
             refresh_ahead_for: Duration::from_hours(24 * 14),
             cache_max_bytes: 64 << 20,
+            events_retention: Duration::from_hours(24 * 90),
             outbound_allow: Vec::new(),
             log: LogConfig { format: LogFormat::Pretty, filter: "warn,token_wallet=info".to_owned() },
             bootstrap_admin_key_file: None,
@@ -154,6 +160,10 @@ impl Config {
         let ops = checks::listener(kind, "ops.addr", Some("ops.allow_plaintext"), reader);
         let ahead_for = reader.get::<Span>("refresh.ahead_for");
         let cache_max_bytes = reader.get("cache.max_bytes");
+        let events_retention = reader.get::<Span>("events.retention");
+        if events_retention.is_some_and(|kept| kept.0 < SHORTEST_RETENTION) {
+            reader.fault("events.retention", "must be at least 1h");
+        }
         let allow = reader.get::<Vec<Network>>("outbound.allow");
         let format = reader.get("log.format");
         let filter = reader.get("log.filter");
@@ -171,6 +181,7 @@ impl Config {
             listeners: Listeners { grpc: grpc?, web: web?, ops: ops? },
             refresh_ahead_for: ahead_for?.0,
             cache_max_bytes: cache_max_bytes?,
+            events_retention: events_retention?.0,
             outbound_allow: allow?.into_iter().map(|network| network.0).collect(),
             log: LogConfig { format: format?, filter: filter? },
             bootstrap_admin_key_file,

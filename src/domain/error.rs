@@ -143,6 +143,11 @@ failures! {
         sentence: "the flow was started by somebody else",
         cure: "complete a flow from the session of the user it was started for; start again",
     }
+    /// Somebody else brought the flow back before its starter did: it is burned.
+    FlowStolen = "FLOW_SESSION_MISMATCH" PermissionDenied {
+        sentence: "somebody else brought this flow back, so nothing was linked",
+        cure: "start again; a security event says that the ticket was in other hands",
+    }
     /// The user has no account at the provider.
     AccountNotLinked = "ACCOUNT_NOT_LINKED" NotFound {
         sentence: "the user has no account at this provider",
@@ -288,6 +293,25 @@ failures! {
         sentence: "it was changed since it was read",
         cure: "read it again, and send the new etag if the change is still wanted",
     }
+    /// The user chose another account than the one to reauthorize.
+    AccountMismatch = "ACCOUNT_MISMATCH" FailedPrecondition {
+        sentence: "the user authorized another account than the one to reauthorize; nothing was changed",
+        cure: "start again, and have the user choose the same account at the provider",
+        page: (
+            "Not connected",
+            "You chose another account than the one to connect again. Nothing was changed.",
+            "Go back to the application and start again with the same account."
+        ),
+    }
+    /// The caller asks for more than it may.
+    RateLimited {
+        /// When another call may help.
+        retry_after: Duration
+    } = "RATE_LIMITED" ResourceExhausted {
+        sentence: "too many requests",
+        cure: "wait as long as RetryInfo says",
+        retry: retry_after,
+    }
     /// The provider cannot be reached or asks to wait.
     ProviderUnavailable {
         /// When another call may help.
@@ -332,6 +356,18 @@ failures! {
         cure: "the wallet's log names the cell; an operator checks with `token-wallet keys status`; linking again \
                replaces the grant",
         metadata: [Provider, ExternalAccountId],
+    }
+    /// What the cursor asks for was removed for its age.
+    EventsGone = "EVENTS_GONE" FailedPrecondition {
+        sentence: "the events after the cursor are not kept any more",
+        cure: "list again without a cursor, and compare with ListExternalAccounts; `token-wallet events list` shows what \
+               is kept",
+    }
+    /// The process has as many watchers as it may have.
+    TooManyWatchers = "TOO_MANY_WATCHERS" ResourceExhausted {
+        sentence: "this replica has as many watchers as it may have",
+        cure: "watch once for many readers, or at another replica; try again after the time that RetryInfo says",
+        retry_after: SOON,
     }
     /// The call took longer than it may.
     DeadlineExceeded = "DEADLINE_EXCEEDED" DeadlineExceeded {

@@ -1,68 +1,123 @@
 //! Events: what happened to accounts, grants and flows. Written in the change's own transaction.
 
+use std::fmt::Write as _;
+
 use super::ids::{AccountId, EventId, FlowId, GrantId, ProviderId};
 use super::user::UserId;
 use crate::clock::Timestamp;
 
-/// What happened.
+/// What an event is to whoever watches over the wallet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EventKind {
+pub enum Class {
+    /// Part of the wallet's life.
+    Ordinary,
+    /// Somebody may be attacking.
+    Security,
+}
+
+/// Declares what can happen: each kind once, with its name in the store and on the wire, the ids that its events carry,
+/// and what a watcher may do about it. Its comment is what docs/events.md says of when it happens.
+macro_rules! kinds {
+    ($($(#[doc = $when:literal])+ $kind:ident = $name:literal, $class:ident, $carries:literal, $then:literal;)+) => {
+        /// What happened.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum EventKind {
+            $($(#[doc = $when])+ $kind,)+
+        }
+
+        impl EventKind {
+            /// All there are, in the order in which they are explained.
+            pub const ALL: &[Self] = &[$(Self::$kind),+];
+
+            /// Its name in the store.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$kind => $name,)+
+                }
+            }
+
+            /// Whether it is worth an alarm.
+            pub const fn class(self) -> Class {
+                match self {
+                    $(Self::$kind => Class::$class,)+
+                }
+            }
+
+            /// When it happens, which ids its events carry, and what a watcher may do, as Markdown.
+            const fn explained(self) -> [&'static str; 3] {
+                match self {
+                    $(Self::$kind => [concat!($($when),+), $carries, $then],)+
+                }
+            }
+        }
+    };
+}
+
+kinds! {
     /// A user linked a new account.
-    AccountLinked,
+    AccountLinked = "account.linked", Ordinary, "user, account, flow", "Its tokens can be had.";
     /// A user linked an account again: it has a new grant.
-    AccountRelinked,
+    AccountRelinked = "account.relinked", Ordinary, "user, account, flow", "Its tokens can be had, also if they could not before.";
+    /// A user consented again, and the account kept the grant that it had, because it is the better one.
+    AccountGrantKept = "account.grant_kept", Ordinary, "user, account, flow",
+        "Its tokens are as before. If more was to be granted: ask the user to consent to all of it.";
+    /// A refresh brought other scopes than the account's grant had.
+    AccountScopesChanged = "account.scopes_changed", Ordinary, "user, account",
+        "Who needs a scope that is gone is told MISSING_SCOPES: reauthorize.";
     /// An account was unlinked.
-    AccountUnlinked,
+    AccountUnlinked = "account.unlinked", Ordinary, "user, account", "Stop using it; forget what was derived from it.";
     /// The provider ended an account's grant, confirmed: the user must consent again.
-    AccountReauthorizationRequired,
+    AccountReauthorizationRequired = "account.reauthorization_required", Ordinary, "user, account, reason",
+        "Ask the user to link the account again.";
     /// An account whose grant was taken for ended works again.
-    AccountRecovered,
+    AccountRecovered = "account.recovered", Ordinary, "user, account, reason", "Take back what you asked of the user.";
     /// A cell of an account's grant does not open.
-    AccountQuarantined,
+    AccountQuarantined = "account.quarantined", Ordinary, "user, account, reason (the cell)",
+        "An operator must look: a damaged store, or a wrong key.";
     /// An account's consent will soon run out by itself.
-    AccountExpiresSoon,
+    AccountExpiresSoon = "account.expires_soon", Ordinary, "user, account", "Ask the user to link the account again, in time.";
     /// The provider gave no refresh token though one was asked for.
-    AccountNotRefreshable,
+    AccountNotRefreshable = "account.not_refreshable", Ordinary, "user, account, flow",
+        "The account ends with its access token: look at the provider's scopes and at its application's settings.";
     /// The tokens of a grant that ended were taken back at the provider. The reason `in_doubt`: those that are known.
-    GrantRevoked,
+    GrantRevoked = "grant.revoked", Ordinary, "user, account, grant, reason", "Nothing.";
     /// They could not be, for a day or for good; the reason is the last word of it.
-    GrantRevocationFailed,
+    GrantRevocationFailed = "grant.revocation_failed", Ordinary, "user, account, grant, reason",
+        "Tell the user to end the application's access in their settings at the provider.";
     /// They were not tried: the provider takes nothing back, or would take back a newer consent with them.
-    GrantNotRevoked,
+    GrantNotRevoked = "grant.not_revoked", Ordinary, "user, account, grant, reason",
+        "If the account is unlinked: as for `grant.revocation_failed`.";
     /// A provider refuses our credentials, certainly; its grants wait.
-    ProviderMisconfigured,
+    ProviderMisconfigured = "provider.misconfigured", Ordinary, "none",
+        "An operator must mend client id or secret; no user can.";
     /// Security: whoever answers at a provider's address does not prove that it is the provider (TLS).
-    ProviderUntrusted,
+    ProviderUntrusted = "provider.untrusted", Security, "none", "An operator must look: nothing is sent there meanwhile.";
     /// A provider takes our credentials again.
-    ProviderRecovered,
+    ProviderRecovered = "provider.recovered", Ordinary, "none", "Nothing: its grants are refreshed again.";
     /// Security: a flow was brought back by somebody else than its starter.
-    FlowSessionMismatch,
+    FlowSessionMismatch = "flow.session_mismatch", Security, "user (who started it), flow",
+        "The flow is burned. Often: somebody was sent another one's link.";
     /// Security: a callback came for another provider or issuer than the flow's.
-    FlowProviderMismatch,
+    FlowProviderMismatch = "flow.provider_mismatch", Security, "user (who started it), flow",
+        "The flow is burned. Often: a provider that mixes users up, or is made to.";
 }
 
 impl EventKind {
-    /// Its name in the store.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::AccountLinked => "account.linked",
-            Self::AccountRelinked => "account.relinked",
-            Self::AccountUnlinked => "account.unlinked",
-            Self::AccountReauthorizationRequired => "account.reauthorization_required",
-            Self::AccountRecovered => "account.recovered",
-            Self::AccountQuarantined => "account.quarantined",
-            Self::AccountExpiresSoon => "account.expires_soon",
-            Self::AccountNotRefreshable => "account.not_refreshable",
-            Self::GrantRevoked => "grant.revoked",
-            Self::GrantRevocationFailed => "grant.revocation_failed",
-            Self::GrantNotRevoked => "grant.not_revoked",
-            Self::ProviderMisconfigured => "provider.misconfigured",
-            Self::ProviderUntrusted => "provider.untrusted",
-            Self::ProviderRecovered => "provider.recovered",
-            Self::FlowSessionMismatch => "flow.session_mismatch",
-            Self::FlowProviderMismatch => "flow.provider_mismatch",
-        }
+    /// The kind of this name; `None` for one of a newer program.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.as_str() == name)
     }
+}
+
+/// All kinds as a Markdown table. Every event has a time and a provider besides.
+pub fn table() -> String {
+    let mut table = "| type | when | carries | what to do |\n|---|---|---|---|\n".to_owned();
+    for kind in EventKind::ALL {
+        let [when, carries, then] = kind.explained();
+        // Writing to a text does not fail.
+        let _ = writeln!(table, "| `{}` |{when} | {carries} | {then} |", kind.as_str());
+    }
+    table
 }
 
 /// One event. It names rows and never holds a secret.

@@ -15,6 +15,9 @@ pub const FLOW_LIFE: Duration = Duration::from_mins(10);
 /// How long a ticket lives at most; shorter where the provider's code does.
 pub const TICKET_LIFE: Duration = Duration::from_mins(1);
 
+/// How many flows a user may have open at a provider.
+pub const MOST_OPEN: u32 = 5;
+
 /// How long the outcome is told again to the same caller.
 pub const OUTCOME_LIFE: Duration = Duration::from_mins(10);
 
@@ -42,6 +45,8 @@ pub struct Outcome {
     pub account: AccountId,
     /// False if the user had linked it before.
     pub created: bool,
+    /// Whether the account kept the grant that it had, because that is the better one.
+    pub kept: bool,
 }
 
 /// Why a flow ended without an account.
@@ -65,12 +70,16 @@ pub enum FlowFailure {
     OutcomeUnknown,
     /// The account belongs to another user.
     LinkedToAnotherUser,
+    /// The person chose another account than the one to reauthorize.
+    AccountMismatch,
+    /// The account to reauthorize was unlinked meanwhile.
+    AccountUnlinked,
     /// Its redirect URL was taken off the allow-list.
     RedirectUrlNotAllowed,
 }
 
 impl FlowFailure {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
         Self::Cancelled,
         Self::ProviderError,
         Self::ProviderMismatch,
@@ -80,6 +89,8 @@ impl FlowFailure {
         Self::Misconfigured,
         Self::OutcomeUnknown,
         Self::LinkedToAnotherUser,
+        Self::AccountMismatch,
+        Self::AccountUnlinked,
         Self::RedirectUrlNotAllowed,
     ];
 
@@ -95,6 +106,8 @@ impl FlowFailure {
             Self::Misconfigured => "misconfigured",
             Self::OutcomeUnknown => "outcome_unknown",
             Self::LinkedToAnotherUser => "linked_to_another_user",
+            Self::AccountMismatch => "account_mismatch",
+            Self::AccountUnlinked => "account_unlinked",
             Self::RedirectUrlNotAllowed => "redirect_url_not_allowed",
         }
     }
@@ -110,11 +123,13 @@ impl From<FlowFailure> for Failure {
     fn from(failure: FlowFailure) -> Self {
         match failure {
             FlowFailure::Cancelled | FlowFailure::ProviderError => Self::FlowCancelled,
-            FlowFailure::ProviderMismatch | FlowFailure::SessionMismatch => Self::FlowSessionMismatch,
+            FlowFailure::ProviderMismatch | FlowFailure::SessionMismatch => Self::FlowStolen,
             FlowFailure::Expired | FlowFailure::CodeRefused => Self::FlowExpired,
             FlowFailure::Misconfigured => Self::ProviderMisconfigured,
             FlowFailure::OutcomeUnknown => Self::FlowOutcomeUnknown,
             FlowFailure::LinkedToAnotherUser => Self::AccountLinkedToAnotherUser,
+            FlowFailure::AccountMismatch => Self::AccountMismatch,
+            FlowFailure::AccountUnlinked => Self::AccountNotFound,
             FlowFailure::RedirectUrlNotAllowed => Self::RedirectUrlNotAllowed,
         }
     }
@@ -139,6 +154,8 @@ pub struct Flow {
     pub redirect_uri: String,
     /// What was asked for.
     pub scopes: Scopes,
+    /// The account whose grant it renews; `None`: whichever account the person chooses.
+    pub reauthorizes: Option<AccountId>,
     /// When it was started.
     pub created_at: Timestamp,
     /// When it fails by itself: first the flow's end, then the ticket's.
@@ -211,6 +228,7 @@ mod tests {
             redirect_url: None,
             redirect_uri: "https://wallet.example.com/oauth/callback/sandbox".into(),
             scopes: Scopes::default(),
+            reauthorizes: None,
             created_at: NOW,
             expires_at: NOW.plus(TICKET_LIFE),
             ended_at: Some(NOW),
@@ -231,7 +249,7 @@ mod tests {
 
     #[test]
     fn the_outcome_is_told_again_for_ten_minutes_to_its_owner_alone() {
-        let outcome = Outcome { account: AccountId::new(NOW), created: true };
+        let outcome = Outcome { account: AccountId::new(NOW), created: true, kept: false };
         let flow = flow(FlowState::Done(outcome));
         let mallory = UserId::parse("mallory").unwrap();
         assert_eq!(flow.completion(flow.client, &flow.user, NOW), Completion::Done(outcome));

@@ -1,6 +1,7 @@
 //! The words of the wallet: values, states and their transitions, all pure.
 
 pub mod account;
+pub mod consent;
 pub mod doubt;
 pub mod error;
 pub mod event;

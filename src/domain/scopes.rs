@@ -39,6 +39,11 @@ impl Scopes {
         required.0.iter().filter(|scope| !self.0.contains(scope)).cloned().collect()
     }
 
+    /// Whether these are those of `other`, in whatever order.
+    pub fn same_as(&self, other: &Self) -> bool {
+        self.0.len() == other.0.len() && self.missing(other).is_empty()
+    }
+
     /// The scopes in order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
@@ -93,6 +98,13 @@ mod tests {
     fn what_is_missing_is_named() {
         let granted = Scopes::split("read, write", ",");
         assert_eq!(granted.missing(&Scopes::parse(["write", "admin"]).unwrap()), ["admin"]);
+    }
+
+    #[test]
+    fn order_makes_no_other_scopes() {
+        let same = |one, other| Scopes::split(one, " ").same_as(&Scopes::split(other, " "));
+        assert!(same("a b", "b a") && same("", ""));
+        assert!(!same("a", "a b") && !same("a b", "a") && !same("a", "b"));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::domain::error::Failure;
+use crate::events::Events;
 use crate::linking::Linking;
 use crate::wallet::Wallet;
 
@@ -40,6 +41,7 @@ impl Timetable {
     pub async fn start(
         wallet: &Wallet,
         linking: &Linking,
+        events: &Events,
         tasks: &TaskTracker,
         closing: &CancellationToken,
     ) -> Result<Self, JobsError> {
@@ -47,6 +49,7 @@ impl Timetable {
         let (sweeping, beating) = (wallet.clone(), wallet.clone());
         let (warning, counting, adopting) = (wallet.clone(), wallet.clone(), wallet.clone());
         let (tidying, resuming, revoking) = (linking.clone(), linking.clone(), wallet.clone());
+        let (numbering, forgetting) = (events.clone(), events.clone());
         plan.add("sweep", EVERY_SECOND, move || {
             let wallet = sweeping.clone();
             // The sweeps themselves go on in tasks of their own, one a provider.
@@ -91,6 +94,16 @@ impl Timetable {
         plan.add("tidy", EVERY_TEN_SECONDS, move || {
             let linking = tidying.clone();
             async move { linking.tidy().await }
+        })
+        .await?;
+        plan.add("number", EVERY_SECOND, move || {
+            let events = numbering.clone();
+            async move { events.number().await }
+        })
+        .await?;
+        plan.add("forget", EVERY_MINUTE, move || {
+            let events = forgetting.clone();
+            async move { events.forget().await }
         })
         .await?;
         plan.scheduler.start().await?;

@@ -35,6 +35,8 @@ pub struct Linked {
     pub account: Account,
     /// False if the user had linked it before.
     pub created: bool,
+    /// Whether the account kept the grant that it had, because the new one is not as good.
+    pub kept_grant: bool,
 }
 
 impl Linking {
@@ -45,7 +47,7 @@ impl Linking {
         let hash = random::hash(ticket.expose());
         let outcome = self.complete_by(permit, &hash).await?;
         let account = self.account_of(outcome.account).await?;
-        Ok(Linked { account, created: outcome.created })
+        Ok(Linked { account, created: outcome.created, kept_grant: outcome.kept })
     }
 
     async fn complete_by(&self, permit: &Permit<CompleteLink>, hash: &[u8; 32]) -> Result<Outcome, Failure> {
@@ -78,7 +80,12 @@ impl Linking {
             Event::new(EventKind::FlowSessionMismatch, now, flow.user.clone(), flow.provider).flow(flow.id)
         });
         let burned = self.0.store.fail_flow(flow.id, FlowStep::Returned, failure, event.as_ref(), now).await?;
-        if burned { Err(failure.into()) } else { Ok(()) }
+        match failure {
+            _ if !burned => Ok(()),
+            // Told to who brought it: its starter hears who was here.
+            FlowFailure::SessionMismatch => Err(Failure::FlowSessionMismatch),
+            failure => Err(failure.into()),
+        }
     }
 
     /// Claims the flow and takes it to its end in a task that outlives this call. `None` if somebody else has it.

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod complete;
+mod consent;
 mod receive;
 mod redirect_urls;
 mod start;
@@ -22,6 +23,7 @@ use crate::wallet::{FlowIds, Wallet};
 
 pub use accounts::Account;
 pub use complete::{Linked, Proof};
+pub use consent::Refused;
 pub use receive::{Callback, Received};
 pub use start::{LinkRequest, StartedLink};
 

@@ -9,7 +9,7 @@ use crate::domain::ids::FlowId;
 use crate::domain::provider::Slug;
 use crate::domain::secret::{AuthorizationCode, FlowState, Ticket};
 use crate::failpoint::failpoint;
-use crate::providers::Provider;
+use crate::providers::{Provider, ResponseMode};
 use crate::store::FlowStep;
 use crate::vault::random;
 
@@ -61,14 +61,16 @@ impl Linking {
         };
         let Some(provider) = found.filter(|provider| provider.id == flow.provider) else {
             tracing::warn!(flow = %flow.id, "a callback came for another provider than its flow's");
-            self.mismatch(&flow).await?;
+            let event = self.mismatch(&flow);
+            self.fail(&flow, FlowFailure::ProviderMismatch, Some(&event)).await?;
             return Ok(Received::Bad);
         };
         if !names(provider.endpoints.issuer.as_deref(), callback.issuer.as_deref()) {
             let (named, expected) = (callback.issuer.is_some(), provider.endpoints.issuer.as_deref());
             tracing::warn!(flow = %flow.id, provider = %provider.slug, named, expected, "a callback does not name its provider's configured issuer");
-            self.mismatch(&flow).await?;
-            return Ok(Received::Bad);
+            // At its own provider's address: the person goes back to the app, with nothing that the callback brought.
+            let event = self.mismatch(&flow);
+            return self.failed(flow, FlowFailure::ProviderMismatch, Some(&event)).await;
         }
         match (callback.code, callback.error) {
             (Some(code), None) if (1..=LONGEST_CODE).contains(&code.expose().len()) => {
@@ -77,12 +79,21 @@ impl Linking {
             (None, Some(error)) => {
                 let failure =
                     if error == "access_denied" { FlowFailure::Cancelled } else { FlowFailure::ProviderError };
-                self.failed(flow, failure).await
+                self.failed(flow, failure, None).await
             }
             _ => {
                 self.fail(&flow, FlowFailure::ProviderError, None).await?;
                 Ok(Received::Bad)
             }
+        }
+    }
+
+    /// Whether the provider of this name sends browsers back by a form that they post.
+    pub async fn takes_form_posts(&self, provider: String) -> Result<bool, Failure> {
+        let Ok(slug) = Slug::parse(provider) else { return Ok(false) };
+        match self.0.registry.by_slug(&slug).await {
+            Err(Failure::ProviderNotFound) => Ok(false),
+            provider => Ok(provider?.entry.response_mode == ResponseMode::FormPost),
         }
     }
 
@@ -119,8 +130,8 @@ impl Linking {
     }
 
     /// The provider's no: told to the app, if its URL is still allowed.
-    async fn failed(&self, flow: Flow, failure: FlowFailure) -> Result<Received, Failure> {
-        if !self.fail(&flow, failure, None).await? {
+    async fn failed(&self, flow: Flow, failure: FlowFailure, event: Option<&Event>) -> Result<Received, Failure> {
+        if !self.fail(&flow, failure, event).await? {
             return Ok(Received::Bad);
         }
         Ok(match flow.redirect_url {
@@ -131,11 +142,9 @@ impl Linking {
         })
     }
 
-    async fn mismatch(&self, flow: &Flow) -> Result<(), Failure> {
+    fn mismatch(&self, flow: &Flow) -> Event {
         let now = self.0.clock.now();
-        let event = Event::new(EventKind::FlowProviderMismatch, now, flow.user.clone(), flow.provider).flow(flow.id);
-        self.fail(flow, FlowFailure::ProviderMismatch, Some(&event)).await?;
-        Ok(())
+        Event::new(EventKind::FlowProviderMismatch, now, flow.user.clone(), flow.provider).flow(flow.id)
     }
 
     async fn fail(&self, flow: &Flow, failure: FlowFailure, event: Option<&Event>) -> Result<bool, Failure> {

@@ -1,16 +1,21 @@
-//! The beginning of a link: a flow row and the URL that the browser must visit.
+//! The beginning of a link or reauthorization: a flow row and the URL that the browser must visit.
+
+use std::sync::Arc;
 
 use super::{FlowIds, Linking};
-use crate::access::permit::{Permit, StartLink};
+use crate::access::permit::{Permit, Reauthorize, StartLink};
 use crate::clock::Timestamp;
+use crate::domain::account::AccountState;
 use crate::domain::error::Failure;
 use crate::domain::flow::{FLOW_LIFE, Flow, FlowState};
-use crate::domain::ids::{ApiClientId, FlowId};
+use crate::domain::ids::{AccountId, ApiClientId, FlowId};
 use crate::domain::instance::InstanceKind;
 use crate::domain::redirect::RedirectUrl;
 use crate::domain::scopes::Scopes;
+use crate::domain::user::UserId;
 use crate::failpoint::failpoint;
-use crate::providers::Authorization;
+use crate::providers::{Authorization, Provider};
+use crate::store::StartFlow;
 use crate::vault::random;
 
 /// Which link to begin, besides whose and where.
@@ -34,26 +39,84 @@ pub struct StartedLink {
     pub expires_at: Timestamp,
 }
 
+/// What a flow is started for.
+struct Purpose {
+    client: ApiClientId,
+    user: UserId,
+    provider: Arc<Provider>,
+    /// The account to reauthorize.
+    reauthorizes: Option<AccountId>,
+    /// What is asked for besides the provider's own scopes.
+    scopes: Scopes,
+    login_hint: Option<String>,
+}
+
 impl Linking {
     /// Begins a link.
     pub async fn start(&self, permit: &Permit<StartLink>, request: &LinkRequest) -> Result<StartedLink, Failure> {
         let StartLink { user, provider } = permit.action();
+        let purpose = Purpose {
+            client: permit.client(),
+            user: user.clone(),
+            provider: self.0.registry.by_slug(provider).await?,
+            reauthorizes: None,
+            scopes: request.additional_scopes.clone(),
+            login_hint: request.login_hint.clone(),
+        };
+        self.begin(purpose, request).await
+    }
+
+    /// Begins a reauthorization: a link that only the account with this id may come back from, and that asks for all
+    /// that it was ever granted.
+    pub async fn reauthorize(
+        &self,
+        permit: &Permit<Reauthorize>,
+        id: AccountId,
+        request: &LinkRequest,
+    ) -> Result<StartedLink, Failure> {
+        self.reauthorize_for(permit.client(), id, request).await
+    }
+
+    pub(super) async fn reauthorize_for(
+        &self,
+        client: ApiClientId,
+        id: AccountId,
+        request: &LinkRequest,
+    ) -> Result<StartedLink, Failure> {
+        let account = self.account_of(id).await?;
+        if account.row.state == AccountState::Unlinked {
+            return Err(Failure::AccountNotFound);
+        }
+        let known = account.profile.email.or(account.profile.username);
+        let purpose = Purpose {
+            client,
+            provider: self.0.registry.by_id(account.row.provider).await?,
+            user: account.row.user,
+            reauthorizes: Some(id),
+            scopes: account.row.scope_history.union(&request.additional_scopes),
+            login_hint: request.login_hint.clone().or(known),
+        };
+        self.begin(purpose, request).await
+    }
+
+    async fn begin(&self, purpose: Purpose, request: &LinkRequest) -> Result<StartedLink, Failure> {
+        let Purpose { client, user, provider, reauthorizes, scopes, login_hint } = purpose;
         if request.login_hint.as_ref().is_some_and(|hint| hint.len() > 256 || hint.chars().any(char::is_control)) {
             return Err(Failure::field("login_hint", "must be at most 256 bytes without control characters"));
         }
-        let redirect_url = self.redirect_url(permit.client(), request.redirect_url.as_deref()).await?;
-        let provider = self.0.registry.by_slug(provider).await?;
+        let redirect_url = self.redirect_url(client, request.redirect_url.as_deref()).await?;
         let (state, verifier) = (random::flow_state(), random::pkce_verifier());
         let now = self.0.clock.now();
         let flow = Flow {
             id: FlowId::new(now),
             state: FlowState::Started,
-            client: permit.client(),
-            user: user.clone(),
+            client,
+            user,
             provider: provider.id,
             redirect_url,
             redirect_uri: provider.redirect_uri.clone(),
-            scopes: provider.link_scopes(&request.additional_scopes),
+            scopes: provider.link_scopes(&scopes),
+            reauthorizes,
             created_at: now,
             expires_at: now.plus(FLOW_LIFE),
             ended_at: None,
@@ -64,8 +127,10 @@ impl Linking {
             Failure::Internal
         })?;
         let sealed = Some(&sealed).filter(|_| provider.uses_pkce());
-        if !self.0.store.start_flow(&flow, &random::hash(state.expose()), sealed).await? {
-            return Err(Failure::ProviderNotFound);
+        match self.0.store.start_flow(&flow, &random::hash(state.expose()), sealed).await? {
+            StartFlow::Started => {}
+            StartFlow::TooMany(until) => return Err(Failure::RateLimited { retry_after: until.since(now) }),
+            StartFlow::ProviderGone => return Err(Failure::ProviderNotFound),
         }
         failpoint!("link.opened");
         self.0.wallet.revocations_over(&flow.user, &provider).await?;
@@ -73,7 +138,7 @@ impl Linking {
             state: &state,
             verifier: &verifier,
             scopes: &flow.scopes,
-            login_hint: request.login_hint.as_deref(),
+            login_hint: login_hint.as_deref(),
             offline: true,
         });
         Ok(StartedLink { flow: flow.id, authorization_url, expires_at: flow.expires_at })

@@ -66,17 +66,19 @@ impl Linking {
         if self.0.wallet.reachable_since().is_none_or(|since| since > long_ago) {
             return;
         }
-        let long_parked = async || match self.0.store.parked_answer(flow).await? {
-            Some((_, _, claimed_at)) if claimed_at < long_ago => {
-                self.0.wallet.give_up_parked(flow, FlowFailure::OutcomeUnknown).await
-            }
-            _ => Ok(false),
-        };
-        match long_parked().await {
+        match self.give_up_if_parked_since(flow, long_ago).await {
             Ok(true) => tracing::error!(%flow, "a link is given up: its account's profile cannot be read"),
             Ok(false) => {}
             Err(error) => tracing::warn!(%flow, %error, "could not give up a link"),
         }
+    }
+
+    async fn give_up_if_parked_since(&self, flow: FlowId, long_ago: Timestamp) -> Result<bool, Failure> {
+        let parked = self.0.store.parked_answer(flow).await?;
+        if parked.is_none_or(|(_, _, claimed_at)| claimed_at >= long_ago) {
+            return Ok(false);
+        }
+        self.0.wallet.give_up_parked(flow, FlowFailure::OutcomeUnknown).await
     }
 
     /// At the start: codes that this replica's last life had claimed have no owner any more, but for those whose answer

@@ -3,6 +3,7 @@
 use data_encoding::BASE64URL_NOPAD;
 use sha2::{Digest as _, Sha256};
 
+use super::catalog::ResponseMode;
 use super::provider::Provider;
 use crate::domain::scopes::Scopes;
 use crate::domain::secret::{FlowState, PkceVerifier};
@@ -42,6 +43,9 @@ impl Provider {
             }
             if let Some(hint) = asked.login_hint {
                 query.append_pair("login_hint", hint);
+            }
+            if self.entry.response_mode == ResponseMode::FormPost {
+                query.append_pair("response_mode", "form_post");
             }
             query.extend_pairs(&self.entry.auth_params);
             if asked.offline {

@@ -67,6 +67,9 @@ pub struct Entry {
     pub offline_scopes: Vec<String>,
     /// Whether RFC 7636 is used, with S256.
     pub pkce: Pkce,
+    /// How the browser brings back what the provider says.
+    #[serde(default)]
+    pub response_mode: ResponseMode,
     /// Fixed parameters of the authorization URL.
     #[serde(default)]
     pub auth_params: BTreeMap<String, String>,
@@ -148,6 +151,17 @@ pub enum RevocationReach {
     /// All that the user ever gave to our client, newer consents too.
     #[default]
     Authorization,
+}
+
+/// Ways to bring back what the provider says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResponseMode {
+    /// In the query of the redirect URI (RFC 6749 section 4.1.2).
+    #[default]
+    Query,
+    /// In a form that the browser posts there (OAuth 2.0 Form Post Response Mode).
+    FormPost,
 }
 
 /// Whether a refresh gives a new refresh token.
@@ -364,7 +378,15 @@ pub(crate) mod tests {
         let catalog = Catalog::embedded();
         assert_eq!(
             catalog.names().collect::<Vec<_>>(),
-            ["oauth2", "sandbox", "sandbox_grace", "sandbox_static", "sandbox_strict", "sandbox_whole"]
+            [
+                "oauth2",
+                "sandbox",
+                "sandbox_form_post",
+                "sandbox_grace",
+                "sandbox_static",
+                "sandbox_strict",
+                "sandbox_whole"
+            ]
         );
         for name in catalog.names() {
             let entry = catalog.entry(name).unwrap();

@@ -37,6 +37,8 @@ struct Back {
     url: Url,
     text: String,
     state: Option<String>,
+    /// By a form that the browser posts, not in the URL's query.
+    form_post: bool,
 }
 
 /// A code to be told.
@@ -153,7 +155,8 @@ fn ask<'a>(app: &'a App, params: &Params) -> Result<Ask<'a>, Refused> {
     let client = client.ok_or_else(|| page("the client is not registered here"))?;
     let text = params.get("redirect_uri").ok_or_else(|| page("redirect_uri is missing"))?;
     let url = client.redirect.accept(text).ok_or_else(|| page("the client may not use this redirect_uri"))?;
-    let back = Back { url, text: text.into(), state: params.get("state").map(Into::into) };
+    let form_post = params.get("response_mode") == Some("form_post");
+    let back = Back { url, text: text.into(), state: params.get("state").map(Into::into), form_post };
     match details(client, params) {
         Ok((scopes, challenge)) => Ok(Ask {
             client,
@@ -182,8 +185,8 @@ fn details(client: &Client, params: &Params) -> Result<(Scopes, Option<String>),
             return Err(Refusal::new(OauthError::UnsupportedResponseType, "only response_type=code is supported"));
         }
     }
-    if params.get("response_mode").is_some_and(|mode| mode != "query") {
-        return Err(Refusal::request("only response_mode=query is supported"));
+    if params.get("response_mode").is_some_and(|mode| !matches!(mode, "query" | "form_post")) {
+        return Err(Refusal::request("only response_mode=query and form_post are supported"));
     }
     let scopes = Scopes::parse(params.get("scope"));
     let scopes = scopes.ok_or_else(|| Refusal::new(OauthError::InvalidScope, "scope is malformed"))?;
@@ -234,11 +237,12 @@ fn turn_away(app: &App, request: Request, refused: Refused) -> Response {
 /// The authorization response (RFC 6749 section 4.1.2), with `iss` saying who answers (RFC 9207).
 fn redirect(app: &App, back: Back, told: &[(&str, &str)]) -> Response {
     let mut url = back.url;
-    url.query_pairs_mut().extend_pairs(told);
-    if let Some(state) = back.state {
-        url.query_pairs_mut().append_pair("state", &state);
+    let state = back.state.iter().map(|state| ("state", state.as_str()));
+    let told = told.iter().copied().chain(state).chain([("iss", app.issuer.as_str())]);
+    if back.form_post {
+        return page::post_back(&url, told);
     }
-    url.query_pairs_mut().append_pair("iss", &app.issuer);
+    url.query_pairs_mut().extend_pairs(told);
     let mut response = StatusCode::SEE_OTHER.into_response();
     let headers = response.headers_mut();
     // A serialised URL is ASCII without controls, so this holds for every URL.

@@ -107,7 +107,7 @@ pub(super) fn metadata(issuer: &str) -> Value {
         "jwks_uri": format!("{issuer}/jwks"),
         "scopes_supported": scopes::KNOWN,
         "response_types_supported": ["code"],
-        "response_modes_supported": ["query"],
+        "response_modes_supported": ["query", "form_post"],
         "grant_types_supported": ["authorization_code", "refresh_token"],
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["ES256"],

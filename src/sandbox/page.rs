@@ -78,6 +78,16 @@ pub(super) fn consent(ask: &Ask<'_>, people: &[Person], params: &Params) -> Resp
     html(StatusCode::OK, "Approve access", &body)
 }
 
+/// The page whose form takes the answer to the client (OAuth 2.0 Form Post Response Mode), at the press of a button.
+pub(super) fn post_back<'a>(to: &url::Url, told: impl Iterator<Item = (&'a str, &'a str)>) -> Response {
+    let mut body = format!("<h1>Back to the application</h1><form method=\"post\" action=\"{}\">", escape(to.as_str()));
+    for (name, value) in told {
+        let _ = write!(body, "<input type=\"hidden\" name=\"{}\" value=\"{}\">", escape(name), escape(value));
+    }
+    body.push_str("<button class=\"main\">Go on</button></form>");
+    html(StatusCode::OK, "Back to the application", &body)
+}
+
 /// The page of a request that cannot be answered by a redirect.
 pub(super) fn problem(status: StatusCode, why: &str) -> Response {
     let body = format!(

@@ -35,6 +35,8 @@ pub struct AccountRow {
     pub is_default: bool,
     /// When it was linked.
     pub created_at: Timestamp,
+    /// Every scope that was ever granted.
+    pub scope_history: Scopes,
     /// What was granted.
     pub granted_scopes: Scopes,
     /// What was asked for.
@@ -63,6 +65,7 @@ macro_rules! select {
         "SELECT a.id AS a_id, a.user_id AS a_user_id, a.provider_id AS a_provider_id, p.slug AS a_provider_slug,
             a.subject AS a_subject, a.profile AS a_profile, a.state AS a_state, a.state_reason AS a_state_reason,
             a.is_default AS a_is_default, a.created_at AS a_created_at,
+            a.scope_history AS a_scope_history,
             g.id AS g_id, g.scopes AS g_scopes, g.requested_scopes AS g_requested_scopes, g.issued_at AS g_issued_at,
             g.refresh_generation AS g_refresh_generation, g.lifetime AS g_lifetime,
             g.lifetime_assumed AS g_lifetime_assumed, g.due_at AS g_due_at, g.keep_alive_at AS g_keep_alive_at
@@ -135,6 +138,7 @@ fn account(row: &Row) -> Result<AccountRow, StoreError> {
         state_reason: cells.get("state_reason")?,
         is_default: cells.get("is_default")?,
         created_at: cells.time("created_at")?,
+        scope_history: cells.json("scope_history")?,
         granted_scopes: Scopes::default(),
         requested_scopes: Scopes::default(),
         refreshable: false,

@@ -5,14 +5,17 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::str::FromStr as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection as _, Executor as _, Row as _, SqlSafeStr as _, Transaction};
+use tokio::sync::Notify;
 
 use super::error::StoreError;
+use super::events::News;
 use super::lanes::{Lane, Lanes, Turn};
 use super::session::{ANSWER, Session};
 use super::sql::{Row, Sql, Value};
@@ -32,10 +35,10 @@ const POOLER_PROBES: u32 = 3;
 pub(super) enum Db {
     /// One connection writes, whoever's turn it is, and several read. The lock file is held for as long as this value
     /// lives.
-    Sqlite { write: SqlitePool, lanes: Lanes, read: SqlitePool, lock: File },
+    Sqlite { write: SqlitePool, lanes: Lanes, read: SqlitePool, lock: File, written: Arc<Notify> },
     /// Results have connections of their own: nobody keeps them waiting, and whether the server is there is soon known.
     /// `pooled`: statements of a connection may reach different sessions of the server.
-    Postgres { pool: PgPool, results: PgPool, pooled: AtomicBool },
+    Postgres { pool: PgPool, results: PgPool, pooled: AtomicBool, written: Arc<Notify> },
 }
 
 /// A database as a writer of one lane sees it.
@@ -50,10 +53,12 @@ pub(super) enum Tx {
     Sqlite {
         tx: Transaction<'static, Sqlite>,
         _turn: Turn,
+        news: News,
     },
     Postgres {
         session: Session,
         pooled: bool,
+        news: News,
     },
 }
 
@@ -74,7 +79,7 @@ impl Db {
         })?;
         let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(PATIENCE);
         let read = sqlite_pool(max_connections.max(1)).connect_lazy_with(options);
-        Ok(Self::Sqlite { write, lanes: Lanes::default(), read, lock })
+        Ok(Self::Sqlite { write, lanes: Lanes::default(), read, lock, written: Arc::default() })
     }
 
     /// Connects to PostgreSQL. No session state is used: no `SET` but within a transaction, no `LISTEN`, no session
@@ -98,7 +103,7 @@ impl Db {
             .acquire_timeout(PROMPTNESS)
             .connect_lazy_with(options);
         let pooled = goes_through_a_pooler(&pool).await?;
-        Ok(Self::Postgres { pool, results, pooled: AtomicBool::new(pooled) })
+        Ok(Self::Postgres { pool, results, pooled: AtomicBool::new(pooled), written: Arc::default() })
     }
 
     /// Closes all connections, after the statements that run on them.
@@ -117,6 +122,13 @@ impl Db {
                 pool.close().await;
                 results.close().await;
             }
+        }
+    }
+
+    /// Is told whenever a transaction that wrote events was committed.
+    pub(super) const fn written(&self) -> &Arc<Notify> {
+        match self {
+            Self::Sqlite { written, .. } | Self::Postgres { written, .. } => written,
         }
     }
 
@@ -175,14 +187,16 @@ impl Db {
 impl Writer<'_> {
     /// Begins a transaction that may write.
     pub(super) async fn begin(&self) -> Result<Tx, StoreError> {
+        let news = News::new(self.db.written());
         Ok(match self.db {
             Db::Sqlite { write, lanes, .. } => {
                 let turn = self.turn(lanes).await?;
-                Tx::Sqlite { tx: write.begin_with("BEGIN IMMEDIATE").await?, _turn: turn }
+                Tx::Sqlite { tx: write.begin_with("BEGIN IMMEDIATE").await?, _turn: turn, news }
             }
-            Db::Postgres { pool, results, pooled } => Tx::Postgres {
+            Db::Postgres { pool, results, pooled, .. } => Tx::Postgres {
                 session: Session::begin(self.lane.pool(pool, results), self.lane.begin(), self.lane.answer()).await?,
                 pooled: pooled.load(Ordering::Relaxed),
+                news,
             },
         })
     }
@@ -281,7 +295,7 @@ impl Tx {
             Self::Sqlite { tx, .. } => {
                 sql.on_sqlite(values).fetch_all(&mut **tx).await?.into_iter().map(Row::Sqlite).collect()
             }
-            Self::Postgres { session, pooled } => {
+            Self::Postgres { session, pooled, .. } => {
                 let rows = session.rows(sql.on_postgres(values).persistent(!*pooled)).await?;
                 rows.into_iter().map(Row::Postgres).collect()
             }
@@ -297,7 +311,9 @@ impl Tx {
     pub(super) async fn execute(&mut self, sql: &Sql, values: &[Value<'_>]) -> Result<u64, StoreError> {
         Ok(match self {
             Self::Sqlite { tx, .. } => sql.on_sqlite(values).execute(&mut **tx).await?.rows_affected(),
-            Self::Postgres { session, pooled } => session.hits(sql.on_postgres(values).persistent(!*pooled)).await?,
+            Self::Postgres { session, pooled, .. } => {
+                session.hits(sql.on_postgres(values).persistent(!*pooled)).await?
+            }
         })
     }
 
@@ -328,13 +344,27 @@ impl Tx {
         Ok(())
     }
 
+    /// What is told once this is committed.
+    pub(super) const fn news(&mut self) -> &mut News {
+        match self {
+            Self::Sqlite { news, .. } | Self::Postgres { news, .. } => news,
+        }
+    }
+
     /// Makes what was done visible and lasting.
     pub(super) async fn commit(self) -> Result<(), StoreError> {
-        match self {
+        let news = match self {
             // With the turn, which ends when this has been done.
-            Self::Sqlite { tx, _turn } => tx.commit().await?,
-            Self::Postgres { session, .. } => session.commit().await?,
-        }
+            Self::Sqlite { tx, _turn, news } => {
+                tx.commit().await?;
+                news
+            }
+            Self::Postgres { session, news, .. } => {
+                session.commit().await?;
+                news
+            }
+        };
+        news.publish();
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use super::sql::{Cells, Row, args, statements, to_json};
 use super::{BATCH, Store};
 use crate::clock::Timestamp;
 use crate::domain::event::Event;
-use crate::domain::flow::{Flow, FlowFailure, FlowState, Outcome};
+use crate::domain::flow::{Flow, FlowFailure, FlowState, MOST_OPEN, Outcome};
 use crate::domain::ids::{FlowId, ReplicaId};
 use crate::domain::instance::InstanceKind;
 use crate::domain::provider::TokenAnswer;
@@ -28,6 +28,17 @@ pub enum FlowStep {
     Exchanged,
 }
 
+/// Whether a flow was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartFlow {
+    /// It is stored.
+    Started,
+    /// Its user has [`MOST_OPEN`] open flows at the provider; the first of them ends then.
+    TooMany(Timestamp),
+    /// Its provider is not there any more.
+    ProviderGone,
+}
+
 /// What redeeming a code takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimedFlow {
@@ -39,8 +50,8 @@ pub struct ClaimedFlow {
 
 macro_rules! select {
     () => {
-        "SELECT id, state, client_id, user_id, provider_id, redirect_url, redirect_uri, scopes, account_id,
-                account_created, failure, created_at, expires_at, ended_at, answer, claimed_at FROM flows "
+        "SELECT id, state, client_id, user_id, provider_id, redirect_url, redirect_uri, scopes, reauthorizes, account_id,
+                account_created, grant_kept, failure, created_at, expires_at, ended_at, answer, claimed_at FROM flows "
     };
 }
 
@@ -59,13 +70,25 @@ macro_rules! abandoned {
 }
 
 statements! {
+    // Until the transaction ends, so that no two count each other out. On SQLite BEGIN IMMEDIATE is the lock.
+    TAKE_TURN {
+        "SELECT 1 AS taken" [lite " WHERE $1 <> ''"]
+        [pg " FROM (SELECT pg_advisory_xact_lock(hashtextextended(CAST($1 AS TEXT), 0))) AS turn"]
+    }
     // Nothing is started at a provider that is being deleted.
     START {
         "INSERT INTO flows (id, state, client_id, user_id, provider_id, redirect_url, redirect_uri, scopes, state_hash,
-                            pkce_verifier, created_at, expires_at)
-         SELECT $1, 'started', $2, $3, p.id, $5, $6, $7, $8, $9, $10, $11
-         FROM providers p WHERE p.id = $4 AND p.deleted_at IS NULL"
-        [pg " FOR SHARE"]
+                            pkce_verifier, created_at, expires_at, reauthorizes)
+         SELECT $1, 'started', $2, $3, p.id, $5, $6, $7, $8, $9, $10, $11, $12
+         FROM providers p WHERE p.id = $4 AND p.deleted_at IS NULL AND (SELECT COUNT(*) FROM flows f
+            WHERE f.user_id = $3 AND f.provider_id = $4 AND f.ended_at IS NULL AND f.state IN ('started', 'returned')
+                AND f.expires_at > $10) < $13"
+        [pg " FOR SHARE OF p"]
+    }
+    OPEN_OF_USER {
+        "SELECT COUNT(*) AS flows, MIN(expires_at) AS first_end FROM flows
+         WHERE user_id = $1 AND provider_id = $2 AND ended_at IS NULL AND state IN ('started', 'returned')
+            AND expires_at > $3"
     }
     BY_ID { select!() "WHERE id = $1" }
     BY_STATE { select!() "WHERE state_hash = $1" }
@@ -118,13 +141,13 @@ impl FlowStep {
 }
 
 impl Store {
-    /// Stores a flow that begins. False, and nothing stored, if its provider is not there any more.
+    /// Stores a flow that begins, unless its user has too many open at the provider.
     pub async fn start_flow(
         &self,
         flow: &Flow,
         state_hash: &[u8; 32],
         verifier: Option<&Sealed<PkceVerifier>>,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<StartFlow, StoreError> {
         let values = args![
             flow.id,
             flow.client,
@@ -137,8 +160,22 @@ impl Store {
             verifier,
             flow.created_at,
             flow.expires_at,
+            flow.reauthorizes,
+            MOST_OPEN,
         ];
-        Ok(self.db.execute(&START, values).await? == 1)
+        let mut tx = self.db.begin().await?;
+        tx.execute(&TAKE_TURN, args![format!("{} {}", flow.provider, flow.user)]).await?;
+        if tx.execute(&START, values).await? == 1 {
+            tx.commit().await?;
+            return Ok(StartFlow::Started);
+        }
+        let row = tx.one(&OPEN_OF_USER, args![&flow.user, flow.provider, flow.created_at]).await?;
+        let Some(row) = row else { return Ok(StartFlow::ProviderGone) };
+        let (flows, first_end): (i64, Option<i64>) = (row.get("flows")?, row.get("first_end")?);
+        Ok(match first_end.filter(|_| flows >= i64::from(MOST_OPEN)) {
+            Some(end) => StartFlow::TooMany(Timestamp::from_millis(end)),
+            None => StartFlow::ProviderGone,
+        })
     }
 
     /// A flow by its id.
@@ -275,6 +312,7 @@ fn flow(row: &Row) -> Result<Flow, StoreError> {
             .read_opt("redirect_url", |text| RedirectUrl::parse(text, InstanceKind::Development).ok())?,
         redirect_uri: cells.get("redirect_uri")?,
         scopes: cells.json("scopes")?,
+        reauthorizes: cells.parse_opt("reauthorizes")?,
         created_at: cells.time("created_at")?,
         expires_at: cells.time("expires_at")?,
         ended_at: cells.time_opt("ended_at")?,
@@ -287,9 +325,11 @@ fn state(cells: &Cells<'_>) -> Result<FlowState, StoreError> {
         "returned" => FlowState::Returned,
         "claimed" => FlowState::Claimed,
         "exchanged" => FlowState::Exchanged,
-        "done" => {
-            FlowState::Done(Outcome { account: cells.parse("account_id")?, created: cells.get("account_created")? })
-        }
+        "done" => FlowState::Done(Outcome {
+            account: cells.parse("account_id")?,
+            created: cells.get("account_created")?,
+            kept: cells.get("grant_kept")?,
+        }),
         "failed" => FlowState::Failed(cells.read("failure", FlowFailure::parse)?),
         _ => return Err(cells.corrupt("state")),
     })

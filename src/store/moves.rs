@@ -8,11 +8,13 @@ use super::coherence::{self, Stale};
 use super::db::Tx;
 use super::error::StoreError;
 use super::events;
-use super::grants::lifetime_columns;
+use super::grants::{freshness, lifetime_columns};
 use super::sql::{args, statements, to_json};
 use crate::clock::Timestamp;
+use crate::domain::consent::{self, Worth};
 use crate::domain::event::Event;
-use crate::domain::grant::Freshness;
+use crate::domain::flow::FlowFailure;
+use crate::domain::grant::{Freshness, GrantState};
 use crate::domain::ids::{AccountId, FlowId, GrantId, ProviderId};
 use crate::domain::provider::Profile;
 use crate::domain::scopes::Scopes;
@@ -29,6 +31,9 @@ pub struct Deposit {
     pub account: AccountId,
     /// Whether the user has it already.
     pub existing: bool,
+    /// Set: no account gets this grant and the flow fails for this; the grant is only kept to be revoked, with
+    /// `account`, which is made as an unlinked one if it is not `existing`.
+    pub astray: Option<FlowFailure>,
     /// The user.
     pub user: UserId,
     /// The provider.
@@ -41,11 +46,13 @@ pub struct Deposit {
     pub grant: NewGrant,
     /// What to tell.
     pub events: Vec<Event>,
+    /// What to tell instead if the account keeps the grant that it has.
+    pub kept: Event,
     /// When.
     pub now: Timestamp,
 }
 
-/// A grant to store as its account's current one. Its tokens are sealed under generation 0.
+/// A grant to store, normally as its account's current one. Its tokens are sealed under generation 0.
 #[derive(Clone, Debug)]
 pub struct NewGrant {
     /// Its id.
@@ -75,8 +82,10 @@ pub struct NewGrant {
 /// What a deposit came to. But for [`Deposited::Done`], nothing was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deposited {
-    /// The account stands.
+    /// The account stands with the new grant; or, if it is astray, that is kept to be revoked and the flow has failed.
     Done,
+    /// The account stands with the grant that it had, which is the better one; the new one is to be revoked.
+    Kept,
     /// Whether the user has the account is not as assumed any more: look again.
     Changed,
     /// Another user has it.
@@ -85,38 +94,74 @@ pub enum Deposited {
     FlowGone,
 }
 
+/// Why a grant is ending.
+#[derive(Clone, Copy)]
+enum Ending {
+    /// A newer one took its place.
+    Superseded,
+    /// Its account was unlinked.
+    Unlinked,
+    /// The one that its account had is better.
+    Outdone,
+    /// It is another account's than the one to reauthorize.
+    Mismatch,
+}
+
 /// How often an unlinking begins anew because the account was linked again in between.
 const UNLINK_TRIES: usize = 10;
 
 statements! {
     END_FLOW {
-        "UPDATE flows SET state = 'done', account_id = $2, account_created = $3, ended_at = $4, code = NULL,
-                          pkce_verifier = NULL, answer = NULL
+        "UPDATE flows SET state = 'done', account_id = $2, account_created = $3, grant_kept = FALSE, ended_at = $4,
+                          code = NULL, pkce_verifier = NULL, answer = NULL
          WHERE id = $1 AND state = 'exchanged' AND user_id = $5 AND provider_id = $6"
+    }
+    GRANT_KEPT { "UPDATE flows SET grant_kept = TRUE WHERE id = $1" }
+    FAIL_FLOW {
+        "UPDATE flows SET state = 'failed', failure = $2, ended_at = $3, code = NULL, pkce_verifier = NULL, answer = NULL
+         WHERE id = $1 AND state = 'exchanged' AND user_id = $4 AND provider_id = $5"
     }
     CREATE_USER {
         "INSERT INTO users (id, created_at) VALUES ($1, $2)
          ON CONFLICT (id) DO UPDATE SET created_at = EXCLUDED.created_at, deleted_at = NULL
          WHERE users.deleted_at IS NOT NULL"
     }
+    // A user without an account is none.
+    NAME_USER { "INSERT INTO users (id, created_at, deleted_at) VALUES ($1, $2, $2) ON CONFLICT DO NOTHING" }
     CREATE_ACCOUNT {
-        "INSERT INTO external_accounts (id, user_id, provider_id, subject, profile, state, is_default, created_at)
-         VALUES ($1, $2, $3, $4, $5, 'active', FALSE, $6) ON CONFLICT DO NOTHING"
+        "INSERT INTO external_accounts (id, user_id, provider_id, subject, profile, state, is_default, created_at,
+                                        scope_history)
+         VALUES ($1, $2, $3, $4, $5, 'active', FALSE, $6, $7) ON CONFLICT DO NOTHING"
+    }
+    CREATE_UNLINKED {
+        "INSERT INTO external_accounts (id, user_id, provider_id, subject, state, is_default, created_at, scope_history,
+                                        unlinked_at)
+         VALUES ($1, $2, $3, $4, 'unlinked', FALSE, $5, '[]', $5)"
     }
     OWNER {
         "SELECT id, user_id FROM external_accounts WHERE provider_id = $1 AND subject = $2 AND state <> 'unlinked'"
     }
     RELINK {
-        "UPDATE external_accounts SET state = 'active', state_reason = NULL, profile = $5
+        "UPDATE external_accounts SET state = 'active', state_reason = NULL, profile = $5, scope_history = $6
          WHERE id = $1 AND user_id = $2 AND provider_id = $3 AND subject = $4 AND state <> 'unlinked'"
     }
     CREATE_GRANT {
         "INSERT INTO grants (id, account_id, user_id, provider_id, state, is_current, access_token, access_generation,
             refresh_token, refresh_generation, token_type, scopes, requested_scopes, metadata, issued_at, lifetime,
             lifetime_assumed, due_at, ahead_until, keep_alive_at, sweep_at, consent_ends_at, warn_at, attempts, fence,
-            committed_fence, created_at)
-         VALUES ($1, $2, $3, $4, 'active', TRUE, $5, 0, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $18,
-            CASE WHEN CAST($15 AS BIGINT) < CAST($16 AS BIGINT) THEN $15 ELSE $18 END, $19, $20, 0, 0, 0, $17)"
+            committed_fence, created_at, ending_reason, ending_at, revoke_at)
+         VALUES ($1, $2, $3, $4, CASE WHEN CAST($21 AS TEXT) IS NULL THEN 'active' ELSE 'ending' END,
+            CAST($21 AS TEXT) IS NULL, $5, 0, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $18,
+            CASE WHEN CAST($15 AS BIGINT) < CAST($16 AS BIGINT) THEN $15 ELSE $18 END, $19, $20, 0, 0, 0, $17, $21,
+            CASE WHEN CAST($21 AS TEXT) IS NOT NULL THEN CAST($17 AS BIGINT) END,
+            CASE WHEN CAST($21 AS TEXT) IS NOT NULL THEN CAST($17 AS BIGINT) END)"
+    }
+    // The lock keeps others from linking the account again, and from ending the grant.
+    CURRENT {
+        "SELECT grants.id, grants.state, grants.scopes, grants.issued_at, grants.lifetime, grants.lifetime_assumed,
+            grants.due_at, grants.keep_alive_at, grants.refresh_generation, a.scope_history
+         FROM grants JOIN external_accounts a ON a.id = grants.account_id
+         WHERE grants.account_id = $1 AND grants.is_current" [pg " FOR UPDATE OF grants"]
     }
     // The lease stays: an answer on its way is still stored, for the revocation.
     END_CURRENT_GRANT {
@@ -125,7 +170,8 @@ statements! {
     }
     CURRENT_GRANT { "SELECT id FROM grants WHERE account_id = $1 AND is_current" }
     UNLINK {
-        "UPDATE external_accounts SET state = 'unlinked', state_reason = NULL, is_default = FALSE, profile = NULL, unlinked_at = $2
+        "UPDATE external_accounts SET state = 'unlinked', state_reason = NULL, is_default = FALSE, profile = NULL,
+            scope_history = '[]', unlinked_at = $2
          WHERE id = $1 AND state <> 'unlinked'"
     }
     QUARANTINE_GRANT {
@@ -137,10 +183,24 @@ statements! {
     }
 }
 
+impl Ending {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Superseded => "superseded",
+            Self::Unlinked => "unlinked",
+            Self::Outdone => "outdone",
+            Self::Mismatch => "mismatch",
+        }
+    }
+}
+
 impl Store {
-    /// Ends a flow with its parked answer: the account stands with the new grant, an older one is `ending`, the
-    /// events are written. All of it or nothing.
+    /// Ends a flow with its parked answer: the account stands with the better of the new grant and the one it had, the
+    /// other is `ending`, the events are written. All of it or nothing.
     pub async fn deposit(&self, deposit: &Deposit) -> Result<Deposited, StoreError> {
+        if let Some(failure) = deposit.astray {
+            return self.put_away(deposit, failure).await;
+        }
         let mut tx = self.db.begin().await?;
         let Deposit { flow, account, existing, user, provider, now, .. } = deposit;
         let values = args![*flow, *account, !existing, *now, user, *provider];
@@ -148,16 +208,39 @@ impl Store {
             return Ok(Deposited::FlowGone);
         }
         let placed = if *existing { relink(&mut tx, deposit).await? } else { create(&mut tx, deposit).await? };
-        if placed != Deposited::Done {
-            return Ok(placed);
+        let kept = match placed {
+            Deposited::Done => false,
+            Deposited::Kept => true,
+            Deposited::Changed | Deposited::LinkedToAnotherUser | Deposited::FlowGone => return Ok(placed),
+        };
+        create_grant(&mut tx, deposit, kept.then_some(Ending::Outdone)).await?;
+        if kept {
+            tx.execute(&GRANT_KEPT, args![*flow]).await?;
+            events::insert(&mut tx, &deposit.kept).await?;
+        } else {
+            for event in &deposit.events {
+                events::insert(&mut tx, event).await?;
+            }
+            // Also for a new account: with a second one there is a choice to make.
+            let stale = Stale::Account { provider: *provider, user: user.clone() };
+            coherence::tell(&mut tx, &stale, *now).await?;
         }
-        create_grant(&mut tx, deposit).await?;
-        for event in &deposit.events {
-            events::insert(&mut tx, event).await?;
+        tx.commit().await?;
+        Ok(placed)
+    }
+
+    /// Fails a flow whose grant no account may have, and keeps the grant to be revoked.
+    async fn put_away(&self, deposit: &Deposit, failure: FlowFailure) -> Result<Deposited, StoreError> {
+        let Deposit { flow, account, existing, user, provider, subject, now, .. } = deposit;
+        let mut tx = self.db.begin().await?;
+        if tx.execute(&FAIL_FLOW, args![*flow, failure.as_str(), *now, user, *provider]).await? == 0 {
+            return Ok(Deposited::FlowGone);
         }
-        // Also for a new account: with a second one there is a choice to make.
-        let stale = Stale::Account { provider: *provider, user: user.clone() };
-        coherence::tell(&mut tx, &stale, *now).await?;
+        if !existing {
+            create_unlinked(&mut tx, *account, user, *provider, subject, *now).await?;
+        }
+        let ending = if failure == FlowFailure::AccountUnlinked { Ending::Unlinked } else { Ending::Mismatch };
+        create_grant(&mut tx, deposit, Some(ending)).await?;
         tx.commit().await?;
         Ok(Deposited::Done)
     }
@@ -211,9 +294,22 @@ impl Store {
     }
 }
 
+/// Makes an account that was never linked, for a grant that is only to be revoked.
+pub(super) async fn create_unlinked(
+    tx: &mut Tx,
+    account: AccountId,
+    user: &UserId,
+    provider: ProviderId,
+    subject: &str,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    tx.execute(&NAME_USER, args![user, now]).await?;
+    tx.execute(&CREATE_UNLINKED, args![account, user, provider, subject, now]).await.map(drop)
+}
+
 /// The first step of an unlink: the account's grant, if it has one, is `ending`.
 pub(super) async fn end_current_grant(tx: &mut Tx, account: AccountId, now: Timestamp) -> Result<(), StoreError> {
-    tx.execute(&END_CURRENT_GRANT, args![account, now, "unlinked"]).await.map(drop)
+    tx.execute(&END_CURRENT_GRANT, args![account, now, Ending::Unlinked.as_str()]).await.map(drop)
 }
 
 /// The second: nothing is known of it any more but its ids and times. Answers how many accounts these were, 0 or 1.
@@ -224,7 +320,8 @@ pub(super) async fn mark_unlinked(tx: &mut Tx, account: AccountId, now: Timestam
 async fn create(tx: &mut Tx, deposit: &Deposit) -> Result<Deposited, StoreError> {
     let Deposit { account, user, provider, subject, profile, now, .. } = deposit;
     tx.execute(&CREATE_USER, args![user, *now]).await?;
-    let values = args![*account, user, *provider, subject.as_str(), profile, *now];
+    let history = to_json(&deposit.grant.scopes)?;
+    let values = args![*account, user, *provider, subject.as_str(), profile, *now, history];
     if tx.execute(&CREATE_ACCOUNT, values).await? == 1 {
         return Ok(Deposited::Done);
     }
@@ -234,13 +331,30 @@ async fn create(tx: &mut Tx, deposit: &Deposit) -> Result<Deposited, StoreError>
 }
 
 async fn relink(tx: &mut Tx, deposit: &Deposit) -> Result<Deposited, StoreError> {
-    let Deposit { account, user, provider, subject, profile, now, .. } = deposit;
-    let ended = tx.execute(&END_CURRENT_GRANT, args![*account, *now, "superseded"]).await?;
-    let relinked = tx.execute(&RELINK, args![*account, user, *provider, subject.as_str(), profile]).await?;
-    Ok(if (ended, relinked) == (1, 1) { Deposited::Done } else { Deposited::Changed })
+    let Deposit { account, user, provider, subject, profile, grant, now, .. } = deposit;
+    let Some(row) = tx.one(&CURRENT, args![*account]).await? else { return Ok(Deposited::Changed) };
+    let cells = row.of("grants", "", "id")?;
+    let scopes: Scopes = cells.json("scopes")?;
+    let refreshable = cells.get::<Option<i64>>("refresh_generation")?.is_some();
+    let spent = !refreshable && freshness(&cells)?.expires_at().is_some_and(|end| end <= *now);
+    let replaced = consent::replaces(
+        Worth { refreshable, scopes: &scopes },
+        cells.read("state", GrantState::parse)?,
+        spent,
+        Worth { refreshable: grant.refresh_token.is_some(), scopes: &grant.scopes },
+    );
+    if replaced {
+        tx.execute(&END_CURRENT_GRANT, args![*account, *now, Ending::Superseded.as_str()]).await?;
+    }
+    let history = cells.json::<Scopes>("scope_history")?.union(&scopes).union(&grant.scopes);
+    let values = args![*account, user, *provider, subject.as_str(), profile, to_json(&history)?];
+    if tx.execute(&RELINK, values).await? == 0 {
+        return Ok(Deposited::Changed);
+    }
+    Ok(if replaced { Deposited::Done } else { Deposited::Kept })
 }
 
-async fn create_grant(tx: &mut Tx, deposit: &Deposit) -> Result<(), StoreError> {
+async fn create_grant(tx: &mut Tx, deposit: &Deposit, ending: Option<Ending>) -> Result<(), StoreError> {
     let grant = &deposit.grant;
     let (lifetime, assumed) = lifetime_columns(grant.freshness.lifetime);
     let values = args![
@@ -264,6 +378,7 @@ async fn create_grant(tx: &mut Tx, deposit: &Deposit) -> Result<(), StoreError> 
         grant.freshness.keep_alive_at,
         grant.consent_ends_at,
         grant.warn_at,
+        ending.map(Ending::as_str),
     ];
     tx.execute(&CREATE_GRANT, values).await.map(drop)
 }

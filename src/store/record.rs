@@ -31,6 +31,8 @@ pub struct GrantChange {
     pub outcome: Outcome,
     /// Written if the account's state changes with it.
     pub event: Option<Event>,
+    /// Set where a refresh perhaps brought other scopes: written if it did.
+    pub scopes_changed: Option<Event>,
     /// What other replicas must drop, if the access token that they may hold is good for nothing any more.
     pub announce: Option<Stale>,
     /// When this came to be known.
@@ -117,6 +119,7 @@ macro_rules! write_tokens {
 
 statements! {
     REFRESHED { write_tokens!() "AND state <> 'dead' RETURNING id, state" }
+    SCOPES { "SELECT scopes FROM grants WHERE id = $1 AND account_id = $2" [pg " FOR UPDATE"] }
     // Its account comes back too, in the same transaction.
     REVIVED { write_tokens!() "RETURNING id, state" }
     // The same answer again: the word that it was stored was lost.
@@ -222,6 +225,7 @@ async fn record(tx: &mut Tx, change: &GrantChange) -> Result<Recorded, StoreErro
     let GrantChange { grant, account, fence, at, .. } = *change;
     match &change.outcome {
         Outcome::Refreshed { access_token, refresh_token, token_type, scopes, metadata, freshness } => {
+            let news = scopes_news(tx, change, scopes.as_ref()).await?;
             let scopes = scopes.as_ref().map(to_json).transpose()?;
             let metadata = if metadata.is_empty() { None } else { Some(to_json(metadata)?) };
             let (lifetime, assumed) = lifetime_columns(freshness.lifetime);
@@ -240,7 +244,7 @@ async fn record(tx: &mut Tx, change: &GrantChange) -> Result<Recorded, StoreErro
                 freshness.due_at,
                 freshness.keep_alive_at,
             ];
-            record_tokens(tx, change, values).await
+            record_tokens(tx, change, values, news).await
         }
         Outcome::Verdict { state, due_at, retry_not_before, reason, committed_fence } => {
             if *state == GrantState::Dead {
@@ -283,21 +287,42 @@ async fn record(tx: &mut Tx, change: &GrantChange) -> Result<Recorded, StoreErro
     }
 }
 
-async fn record_tokens(tx: &mut Tx, change: &GrantChange, values: &[Value<'_>]) -> Result<Recorded, StoreError> {
+/// What is to be told of a refresh's scopes if its answer is stored.
+async fn scopes_news<'a>(
+    tx: &mut Tx,
+    change: &'a GrantChange,
+    scopes: Option<&Scopes>,
+) -> Result<Option<&'a Event>, StoreError> {
+    let Some((event, new)) = change.scopes_changed.as_ref().zip(scopes) else { return Ok(None) };
+    let Some(row) = tx.one(&SCOPES, args![change.grant, change.account]).await? else { return Ok(None) };
+    let scopes: String = row.get("scopes")?;
+    let same = serde_json::from_str::<Scopes>(&scopes).is_ok_and(|old| old.same_as(new));
+    Ok(Some(event).filter(|_| !same))
+}
+
+async fn record_tokens(
+    tx: &mut Tx,
+    change: &GrantChange,
+    values: &[Value<'_>],
+    news: Option<&Event>,
+) -> Result<Recorded, StoreError> {
     // The usual case is one statement. Otherwise something newer is there, or this answer itself, or the grant was
     // taken for ended.
-    let outcome = recorded(tx.all(&REFRESHED, values).await?.first())?;
-    if outcome != Recorded::Superseded {
-        return Ok(outcome);
-    }
-    let outcome = recorded(tx.all(&REVIVED, values).await?.first())?;
+    let mut outcome = recorded(tx.all(&REFRESHED, values).await?.first())?;
     if outcome == Recorded::Superseded {
-        return recorded(tx.all(&STANDS, args![change.grant, change.account, change.fence]).await?.first());
+        outcome = recorded(tx.all(&REVIVED, values).await?.first())?;
+        if outcome == Recorded::Superseded {
+            return recorded(tx.all(&STANDS, args![change.grant, change.account, change.fence]).await?.first());
+        }
+        // Not if it was linked again a moment ago: the account is another grant's then.
+        let revived = outcome == Recorded::Stored(GrantState::Active);
+        if revived && tx.execute(&ACCOUNT_RECOVERS, args![change.account]).await? == 1 {
+            tell(tx, change).await?;
+        }
     }
-    // Not if it was linked again a moment ago: the account is another grant's then.
-    let revived = outcome == Recorded::Stored(GrantState::Active);
-    if revived && tx.execute(&ACCOUNT_RECOVERS, args![change.account]).await? == 1 {
-        tell(tx, change).await?;
+    // Of an account's grant, not of one that is ending.
+    if let Some(event) = news.filter(|_| matches!(outcome, Recorded::Stored(GrantState::Active))) {
+        events::insert(tx, event).await?;
     }
     Ok(outcome)
 }

@@ -1,10 +1,10 @@
 //! Strays: what a consent gave and no account may have. It is kept until it is revoked, with an account of its own that
 //! was never linked.
 
-use super::Store;
 use super::error::StoreError;
 use super::grants::lifetime_columns;
 use super::sql::{args, statements};
+use super::{Store, moves};
 use crate::clock::Timestamp;
 use crate::domain::flow::FlowFailure;
 use crate::domain::ids::{AccountId, FlowId, GrantId, ProviderId};
@@ -40,14 +40,6 @@ statements! {
     FAIL {
         "UPDATE flows SET state = 'failed', failure = $2, ended_at = $3, answer = NULL WHERE id = $1 AND state = 'exchanged'"
     }
-    // A user without an account is none.
-    NAME_USER {
-        "INSERT INTO users (id, created_at, deleted_at) VALUES ($1, $2, $2) ON CONFLICT DO NOTHING"
-    }
-    ADD_ACCOUNT {
-        "INSERT INTO external_accounts (id, user_id, provider_id, subject, state, is_default, created_at, unlinked_at)
-         VALUES ($1, $2, $3, $4, 'unlinked', FALSE, $5, $5)"
-    }
     ADD_GRANT {
         "INSERT INTO grants (id, account_id, user_id, provider_id, state, is_current, access_token, access_generation,
             refresh_token, refresh_generation, token_type, scopes, requested_scopes, metadata, issued_at, lifetime,
@@ -73,8 +65,7 @@ impl Store {
             return Ok(false);
         }
         let Stray { grant, account, user, provider, .. } = stray;
-        tx.execute(&NAME_USER, args![user, now]).await?;
-        tx.execute(&ADD_ACCOUNT, args![*account, user, *provider, stray.subject.as_str(), now]).await?;
+        moves::create_unlinked(&mut tx, *account, user, *provider, &stray.subject, now).await?;
         let (lifetime, assumed) = lifetime_columns(stray.lifetime);
         let values = args![
             *grant,

@@ -31,6 +31,9 @@ const SPOOL_APPENDS: &str = "token_wallet_spool_appends_total";
 const SPOOL_FAILURES: &str = "token_wallet_spool_failures_total";
 const SPOOL_UNREADABLE: &str = "token_wallet_spool_unreadable_total";
 const STATEMENTS: &str = "token_wallet_store_statements_total";
+const EVENTS: &str = "token_wallet_events_total";
+const EVENTS_UNNUMBERED: &str = "token_wallet_events_unnumbered";
+const EVENT_WATCHERS: &str = "token_wallet_event_watchers";
 const JOB_RUNS: &str = "token_wallet_job_runs_total";
 pub(crate) const CACHE_HITS: &str = "token_wallet_cache_hits_total";
 pub(crate) const CACHE_MISSES: &str = "token_wallet_cache_misses_total";
@@ -74,7 +77,7 @@ const fn histogram_of(name: &'static str, labels: &'static str, meaning: &'stati
 }
 
 /// All of them.
-pub const METRICS: [Metric; 30] = [
+pub const METRICS: [Metric; 33] = [
     counter_of(REQUESTS, "method, code", "Answered requests, by gRPC code"),
     histogram_of(REQUEST_SECONDS, "method", "Seconds from a request's headers to its answer"),
     counter_of(
@@ -127,6 +130,13 @@ pub const METRICS: [Metric; 30] = [
         "Answers found in the spool that could not be read, or set aside because their flow had ended",
     ),
     counter_of(STATEMENTS, "statement", "Statements sent to the store"),
+    counter_of(EVENTS, "type", "Events written, each with its change"),
+    gauge_of(
+        EVENTS_UNNUMBERED,
+        "",
+        "Events that watchers cannot see yet, 1 000 at most: more than 0 for seconds means that none are numbered",
+    ),
+    gauge_of(EVENT_WATCHERS, "", "Open streams of `WatchEvents`"),
     counter_of(JOB_RUNS, "job, outcome", "Ended runs of jobs: `well`, `failed`"),
     counter_of(CACHE_HITS, "shelf", "Look-ups in memory that found something"),
     counter_of(CACHE_MISSES, "shelf", "Look-ups in memory that had to go to the store"),
@@ -302,6 +312,21 @@ pub fn spool_unreadable(answers: usize) {
 /// A count as metrics have it. It is never so large that a digit is lost.
 fn lossy(count: usize) -> f64 {
     f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+/// Counts a written event.
+pub fn event(kind: &'static str) {
+    counter!(EVENTS, "type" => kind).increment(1);
+}
+
+/// Says how many events wait for their number.
+pub fn events_unnumbered(count: u32) {
+    gauge!(EVENTS_UNNUMBERED).set(f64::from(count));
+}
+
+/// Says how many watch.
+pub fn event_watchers(count: usize) {
+    gauge!(EVENT_WATCHERS).set(lossy(count));
 }
 
 /// Counts a statement sent to the store.

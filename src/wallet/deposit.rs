@@ -4,7 +4,7 @@ use super::{FlowIds, Ids, Wallet, parked, spread};
 use crate::clock::Timestamp;
 use crate::domain::error::Failure;
 use crate::domain::event::{Event, EventKind};
-use crate::domain::flow::{Flow, Outcome};
+use crate::domain::flow::{Flow, FlowFailure, Outcome};
 use crate::domain::grant::Freshness;
 use crate::domain::ids::{AccountId, GrantId};
 use crate::domain::policy;
@@ -27,6 +27,17 @@ pub enum RedeemError {
     Unsent,
     /// The provider answered, and the answer could not be kept.
     Parking(Failure),
+}
+
+/// Where a new grant belongs.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Its account.
+    account: AccountId,
+    /// Whether that is there.
+    existing: bool,
+    /// Why the account must not have it: it is to be revoked, and its flow fails for this.
+    astray: Option<FlowFailure>,
 }
 
 impl Wallet {
@@ -74,7 +85,8 @@ impl Wallet {
     }
 
     /// Makes the account's grant of a parked answer: in one move with the account and the flow's end. A subject that
-    /// the user linked before keeps its account and gets a new grant.
+    /// the user linked before keeps its account and the better of the two grants. A reauthorization that came back as
+    /// another account, or to one that was unlinked meanwhile, fails here, its grant kept to be revoked.
     pub async fn deposit(
         &self,
         flow: &Flow,
@@ -84,30 +96,51 @@ impl Wallet {
     ) -> Result<Outcome, Failure> {
         let entry = self.0.registry.by_id(flow.provider).await?.entry;
         for _ in 0..TRIES {
-            let standing = self.0.store.account_by_subject(flow.provider, &profile.subject).await?;
-            let (account, existing) = match standing {
-                Some((_, user)) if user != flow.user => return Err(Failure::AccountLinkedToAnotherUser),
-                Some((account, _)) => (account, true),
-                None => (AccountId::new(self.0.clock.now()), false),
-            };
-            let deposit = self.deposit_of(entry, flow, answer, profile, sent_at, (account, existing))?;
+            let place = self.place(flow, &profile.subject).await?;
+            let deposit = self.deposit_of(entry, flow, answer, profile, sent_at, place)?;
+            let Place { account, existing, astray } = place;
             let stale = Stale::Account { provider: flow.provider, user: flow.user.clone() };
             let store = self.0.store.clone();
-            match self.0.cache.change(stale, async move { store.deposit(&deposit).await }).await? {
-                Deposited::Done => {
+            let outcome = Outcome { account, created: !existing, kept: false };
+            match (self.0.cache.change(stale, async move { store.deposit(&deposit).await }).await?, astray) {
+                (Deposited::Done, Some(failure)) => return Err(failure.into()),
+                (Deposited::Done, None) => {
                     failpoint!("link.committed");
                     if existing {
                         // Its old token may be revoked next.
                         self.0.cache.settled().await;
                     }
-                    return Ok(Outcome { account, created: !existing });
+                    return Ok(outcome);
                 }
-                Deposited::Changed => {}
-                Deposited::LinkedToAnotherUser => return Err(Failure::AccountLinkedToAnotherUser),
-                Deposited::FlowGone => return Err(Failure::FlowOutcomeUnknown),
+                (Deposited::Kept, _) => return Ok(Outcome { kept: true, ..outcome }),
+                (Deposited::Changed, _) => {}
+                (Deposited::LinkedToAnotherUser, _) => return Err(Failure::AccountLinkedToAnotherUser),
+                (Deposited::FlowGone, _) => return Err(Failure::FlowOutcomeUnknown),
             }
         }
         Err(Failure::StoreUnavailable)
+    }
+
+    /// Where a grant of this identity belongs.
+    async fn place(&self, flow: &Flow, subject: &str) -> Result<Place, Failure> {
+        let live = self.0.store.account_by_subject(flow.provider, subject).await?;
+        let theirs = live.as_ref().filter(|(_, user)| *user == flow.user).map(|(account, _)| *account);
+        if let Some(wanted) = flow.reauthorizes
+            && theirs != Some(wanted)
+        {
+            // Unlinked meanwhile, or another account.
+            let row = self.0.store.account(wanted).await?;
+            let same = row.as_ref().is_some_and(|row| row.user == flow.user && row.subject == subject);
+            let failure = if same { FlowFailure::AccountUnlinked } else { FlowFailure::AccountMismatch };
+            let hung_on = if same { Some(wanted) } else { theirs };
+            let account = hung_on.unwrap_or_else(|| AccountId::new(self.0.clock.now()));
+            return Ok(Place { account, existing: hung_on.is_some(), astray: Some(failure) });
+        }
+        match (live, theirs) {
+            (Some(_), None) => Err(Failure::AccountLinkedToAnotherUser),
+            (_, Some(account)) => Ok(Place { account, existing: true, astray: None }),
+            (None, None) => Ok(Place { account: AccountId::new(self.0.clock.now()), existing: false, astray: None }),
+        }
     }
 
     fn deposit_of(
@@ -117,7 +150,7 @@ impl Wallet {
         answer: &TokenAnswer,
         profile: &Profile,
         sent_at: Timestamp,
-        (account, existing): (AccountId, bool),
+        Place { account, existing, astray }: Place,
     ) -> Result<Deposit, Failure> {
         let now = self.0.clock.now();
         let refreshable = answer.refresh_token.is_some();
@@ -136,11 +169,15 @@ impl Wallet {
             flow: flow.id,
             account,
             existing,
+            astray,
             user: flow.user.clone(),
             provider: flow.provider,
             subject: profile.subject.clone(),
             profile: self.0.vault.seal(profile, &ids.profile()).map_err(sealing)?,
             events: events(flow, (account, existing), grant, !refreshable && freshness.lifetime.span().is_some(), now),
+            kept: Event::new(EventKind::AccountGrantKept, now, flow.user.clone(), flow.provider)
+                .account(account)
+                .flow(flow.id),
             grant: NewGrant {
                 id: grant,
                 access_token: self.0.vault.seal(&answer.access_token, &ids.at(0)).map_err(sealing)?,

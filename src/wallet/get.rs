@@ -110,6 +110,13 @@ impl Wallet {
         }
     }
 
+    /// The account that a get is about.
+    pub async fn account_of(&self, permit: &Permit<ReadToken>, request: &TokenRequest) -> Result<AccountId, Failure> {
+        let ReadToken { user, provider } = permit.action();
+        let provider = self.0.registry.by_slug(provider).await?;
+        Ok(choose(&self.0.holdings(user, provider.id).await?, request.account)?.grant.account)
+    }
+
     /// Whether the token at hand is the one that the caller reports as rejected.
     async fn is_rejected(&self, holding: &Holding, request: &TokenRequest) -> Result<bool, Failure> {
         let Some(rejected) = &request.rejected else { return Ok(false) };

@@ -44,20 +44,23 @@ impl Inner {
             keep_alive_at: freshness.keep_alive_at,
             answer,
         };
-        self.store_refresh(answer, provider.entry.refresh_kills_access_token, None, Some(flight)).await
+        let known = answer.answer.scopes.as_ref().is_some_and(|scopes| scopes.same_as(&grant.scopes));
+        self.store_refresh(answer, provider.entry.refresh_kills_access_token, known, None, Some(flight)).await
     }
 
     /// With `kills` the other replicas are told that the access token before this one is good for nothing any more.
+    /// `known`: the grant has the answer's scopes already, for certain.
     pub(super) async fn store_refresh(
         &self,
         answer: RefreshAnswer,
         kills: bool,
+        known: bool,
         slip: Option<Slip>,
         flight: Option<&Flight>,
     ) -> Landing {
         let answered_at = answered();
         let (grant, fence, provider, user) = (answer.grant, answer.fence, answer.provider, answer.user.clone());
-        let change = match self.change_of(&answer, kills) {
+        let change = match self.change_of(&answer, kills, known) {
             Ok(change) => change,
             Err(error) => {
                 tracing::error!(%grant, %error, "could not seal a refreshed token");
@@ -112,12 +115,13 @@ impl Inner {
     }
 
     /// The change that stores a refresh's answer.
-    fn change_of(&self, refresh: &RefreshAnswer, kills: bool) -> Result<GrantChange, VaultError> {
+    fn change_of(&self, refresh: &RefreshAnswer, kills: bool, known: bool) -> Result<GrantChange, VaultError> {
         let RefreshAnswer { grant, account, user, provider, fence, sent_at, due_at, keep_alive_at, answer } = refresh;
         let ids = Ids::new(*grant, *account, user, *provider);
         let refresh_token = answer.refresh_token.as_ref();
         let at = self.clock.now();
-        let event = Event::new(EventKind::AccountRecovered, at, user.clone(), *provider);
+        let event = |kind| Event::new(kind, at, user.clone(), *provider).account(*account).grant(*grant);
+        let recovered = event(EventKind::AccountRecovered);
         Ok(GrantChange {
             grant: *grant,
             account: *account,
@@ -135,8 +139,9 @@ impl Inner {
                     keep_alive_at: *keep_alive_at,
                 },
             },
-            announce: kills.then(|| Stale::of(&event)),
-            event: Some(event.account(*account).grant(*grant)),
+            announce: kills.then(|| Stale::of(&recovered)),
+            event: Some(recovered),
+            scopes_changed: (!known).then(|| event(EventKind::AccountScopesChanged)),
             at,
         })
     }

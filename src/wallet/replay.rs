@@ -42,7 +42,7 @@ impl Wallet {
                 let (_, flight) = inner.flights.board(answer.grant);
                 self.0.tasks.spawn(async move {
                     // Announced, if perhaps in vain: its provider is not known here.
-                    let landing = inner.store_refresh(answer, true, Some(slip), flight.as_ref()).await;
+                    let landing = inner.store_refresh(answer, true, false, Some(slip), flight.as_ref()).await;
                     if let Some(flight) = flight {
                         flight.land(landing);
                     }

@@ -155,7 +155,7 @@ impl Inner {
 pub(super) fn change(grant: &Grant, outcome: Outcome, event: Option<Event>, at: Timestamp) -> GrantChange {
     let announce = event.as_ref().map(Stale::of);
     let (id, account, fence) = (grant.id, grant.account, grant.fence);
-    GrantChange { grant: id, account, fence, outcome, event, announce, at }
+    GrantChange { grant: id, account, fence, outcome, event, scopes_changed: None, announce, at }
 }
 
 /// The change that leaves a claimed grant in doubt, and what waiting callers are told; `None` if there is no doubt. Only

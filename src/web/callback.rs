@@ -1,5 +1,6 @@
-//! `GET /oauth/callback/{provider}`: the provider sends the browser back (RFC 6749 section 4.1.2).
+//! `/oauth/callback/{provider}`: the provider sends the browser back (RFC 6749 section 4.1.2).
 
+use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -11,8 +12,12 @@ use crate::domain::secret::{AuthorizationCode, FlowState};
 use crate::linking::{Callback, Received};
 
 /// Longest query that is read, in bytes.
-const LONGEST_QUERY: usize = 16 * 1024;
+pub(super) const LONGEST_QUERY: usize = 16 * 1024;
 
+/// The parameters that are read.
+const PARAMETERS: [&str; 4] = ["state", "code", "error", "iss"];
+
+/// `GET`.
 pub(super) async fn receive(
     State(rooms): State<Rooms>,
     Path(provider): Path<String>,
@@ -38,6 +43,28 @@ fn log(failure: &Failure) {
         Level::Info => tracing::info!(reason, "a callback could not be taken"),
         Level::Debug => tracing::debug!(reason, "a callback could not be taken"),
     }
+}
+
+/// A look at the address (a link preview, a scanner) takes nothing: only the browser's own GET spends the state.
+pub(super) async fn look() -> StatusCode {
+    StatusCode::OK
+}
+
+/// `POST`, for providers that send the browser back by a form: no cookie of ours rides on it, so a page of our own goes
+/// on by GET.
+pub(super) async fn post(State(rooms): State<Rooms>, Path(provider): Path<String>, form: Bytes) -> Response {
+    match rooms.linking.takes_form_posts(provider).await {
+        Ok(true) => {}
+        Ok(false) => return (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET, HEAD")]).into_response(),
+        Err(failure) => {
+            log(&failure);
+            return page::failed(&failure);
+        }
+    }
+    // What stands twice still does, so that it is judged as in a query.
+    let known = url::form_urlencoded::parse(&form).filter(|(key, _)| PARAMETERS.contains(&&**key));
+    let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(known).finish();
+    page::go_on(&query)
 }
 
 /// Reads the query. A parameter that stands twice is not a parameter: the flow is burned for it, or not found.

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::io;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
@@ -39,7 +39,8 @@ pub async fn serve(
 ) -> io::Result<()> {
     let kind = rooms.kind;
     let router = Router::new()
-        .route("/oauth/callback/{provider}", get(callback::receive))
+        .route("/oauth/callback/{provider}", get(callback::receive).head(callback::look).post(callback::post))
+        .layer(DefaultBodyLimit::max(callback::LONGEST_QUERY))
         .fallback(|| async { page::not_found() })
         .layer(middleware::from_fn(move |request, next| check_host(kind, request, next)))
         .layer(middleware::from_fn(harden))

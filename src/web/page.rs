@@ -55,6 +55,14 @@ pub(super) fn failed(failure: &Failure) -> Response {
     message(status, *page)
 }
 
+/// Goes on at this page's own address by GET, with this query.
+pub(super) fn go_on(query: &str) -> Response {
+    let query = escape(query);
+    let head = format!("<meta http-equiv=\"refresh\" content=\"0;url=?{query}\">");
+    let body = format!("<h1>One moment</h1><p>If nothing happens, <a href=\"?{query}\">go on</a>.</p>");
+    html(StatusCode::OK, "One moment", &head, &body)
+}
+
 /// Whatever is wrong with a state: one and the same page.
 pub(super) fn bad_callback() -> Response {
     message(
@@ -85,10 +93,14 @@ fn message(status: StatusCode, Page { title, sentence, next }: Page) -> Response
 }
 
 fn page(status: StatusCode, title: &str, body: &str) -> Response {
+    html(status, title, "", body)
+}
+
+fn html(status: StatusCode, title: &str, head: &str, body: &str) -> Response {
     let html = format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>{title}</title>\
-         <style>{STYLE}</style></head><body><main>{body}</main></body></html>"
+         {head}<style>{STYLE}</style></head><body><main>{body}</main></body></html>"
     );
     (status, [(header::CONTENT_TYPE, "text/html; charset=utf-8")], html).into_response()
 }

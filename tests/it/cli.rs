@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use super::support::child::{Running, binary, run_in, text};
 
 /// Each command with words that its help must have.
-const COMMANDS: [(&str, &[&str]); 38] = [
+const COMMANDS: [(&str, &[&str]); 41] = [
     ("", &["dev", "serve", "accounts", "Exit codes", "Examples"]),
     ("dev", &["--data-dir", "--grpc-addr", "--web-addr", "--ops-addr", "--token-ttl", "--json", "[default: 60s]"]),
     ("serve", &["--config", "--bootstrap-admin-key-file", "keys init"]),
@@ -47,6 +47,9 @@ const COMMANDS: [(&str, &[&str]); 38] = [
     ("users delete", &["<USER>"]),
     ("token", &["get"]),
     ("token get", &["<USER>", "<PROVIDER>", "--min-ttl", "--scope", "--account", "--header", "--json"]),
+    ("events", &["list", "tail"]),
+    ("events list", &["--user", "--provider", "--type", "--json"]),
+    ("events tail", &["--from", "--user", "--type", "--json", "Ctrl-C"]),
     ("help accounts", &["unlink"]),
     ("help token get", &["--min-ttl"]),
 ];

@@ -18,7 +18,7 @@ const FLOORS: &[&[&str]] = &[
     &["api", "web", "jobs"],
     &["linking"],
     &["wallet"],
-    &["providers", "keys"],
+    &["providers", "events", "keys"],
     &["access"],
     &["cache"],
     &["store"],

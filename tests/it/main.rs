@@ -3,8 +3,10 @@
 #![allow(clippy::unchecked_time_subtraction, reason = "a test that is wrong by a minute may panic")]
 #![allow(unreachable_pub, reason = "nothing of a test binary is reachable from outside")]
 
+mod attacks;
 mod busy_store;
 mod cache;
+mod callback_rows;
 mod callers;
 mod cli;
 #[cfg(feature = "failpoints")]
@@ -13,9 +15,11 @@ mod dev;
 mod durable;
 mod engine;
 mod errors;
+mod events;
 mod flows;
 mod gate;
 mod instances;
+mod interleavings;
 mod layering;
 mod leak;
 mod log;
@@ -33,6 +37,7 @@ mod provider_changes;
 mod provider_faults;
 mod providers;
 mod readme;
+mod reauthorize;
 mod requests;
 mod revocation;
 mod sandbox;

@@ -6,7 +6,7 @@ use sqlx::Connection as _;
 use token_wallet::domain::event::EventKind;
 use token_wallet::domain::grant::GrantState;
 use token_wallet::domain::ids::{AccountId, GrantId, ProviderId, ReplicaId};
-use token_wallet::store::{GrantChange, Recorded, Store};
+use token_wallet::store::{GrantChange, Recorded, StartFlow, Store};
 
 use super::records::refreshed;
 use super::{Fixture, NOW, at, event, new_flow, on_both_engines, unique_hash, user};
@@ -45,6 +45,7 @@ fn change(Claimed { provider, account, grant }: &Claimed) -> GrantChange {
         fence: 1,
         outcome: refreshed(1),
         event: Some(event),
+        scopes_changed: None,
         announce: None,
         at: NOW,
     }
@@ -111,7 +112,7 @@ async fn n7_results_are_stored_while_housekeeping_removes_many_rows(store: &Fixt
     let changes: Vec<_> = claimed(store, 20).await.iter().map(change).collect();
     let provider = store.configured("old").await;
     let flow = new_flow(&user("u"), provider);
-    assert!(store.start_flow(&flow, &unique_hash(flow.id), None).await.unwrap());
+    assert_eq!(store.start_flow(&flow, &unique_hash(flow.id), None).await.unwrap(), StartFlow::Started);
     let (number, hash) = if store.url.starts_with("sqlite:") {
         (
             format!(

@@ -197,7 +197,7 @@ fn suspect() -> Outcome {
 
 fn change(claimed: &Grant, outcome: Outcome, at: Timestamp) -> GrantChange {
     let Grant { id, account, fence, .. } = *claimed;
-    GrantChange { grant: id, account, fence, outcome, event: None, announce: None, at }
+    GrantChange { grant: id, account, fence, outcome, event: None, scopes_changed: None, announce: None, at }
 }
 
 /// The sender may have come back between the judgement and the claim, with the answer in its spool.

@@ -95,7 +95,7 @@ fn change(
     outcome: Outcome,
     announce: Option<Stale>,
 ) -> GrantChange {
-    GrantChange { grant, account, fence, outcome, event: None, announce, at: NOW }
+    GrantChange { grant, account, fence, outcome, event: None, scopes_changed: None, announce, at: NOW }
 }
 
 async fn who_missed_something_is_told_of_a_gap(store: &Fixture) {

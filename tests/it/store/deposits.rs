@@ -37,7 +37,7 @@ async fn a_deposit_makes_user_account_grant_and_event_and_ends_the_flow(store: &
     let deposit = store.new_deposit(&user("ann"), provider, "s").await;
     assert_eq!(store.deposit(&deposit).await.unwrap(), Deposited::Done);
     let flow = store.flow(deposit.flow).await.unwrap().unwrap();
-    assert_eq!(flow.state, FlowState::Done(Outcome { account: deposit.account, created: true }));
+    assert_eq!(flow.state, FlowState::Done(Outcome { account: deposit.account, created: true, kept: false }));
     assert_eq!(store.events(EventKind::AccountLinked).await, 1);
     assert_eq!(store.number("SELECT COUNT(*) FROM users").await, 1);
     assert_eq!(store.account_by_subject(provider, "s").await.unwrap(), Some((deposit.account, user("ann"))));
@@ -66,7 +66,7 @@ async fn linking_again_makes_the_old_grant_ending(store: &Fixture) {
     let second = again(store, &first, true).await;
     assert_eq!(store.deposit(&second).await.unwrap(), Deposited::Done);
     let flow = store.flow(second.flow).await.unwrap().unwrap();
-    assert_eq!(flow.state, FlowState::Done(Outcome { account: first.account, created: false }));
+    assert_eq!(flow.state, FlowState::Done(Outcome { account: first.account, created: false, kept: false }));
     assert!(store.holding(first.grant.id).await.unwrap().is_none());
     assert!(store.holding(second.grant.id).await.unwrap().is_some());
     let ending = format!("SELECT COUNT(*) FROM grants WHERE id = '{}' AND state = 'ending'", first.grant.id);

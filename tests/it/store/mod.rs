@@ -5,6 +5,7 @@ mod callers;
 mod claims;
 mod coherence;
 mod deposits;
+mod events;
 mod files;
 mod flows;
 mod grants;
@@ -32,7 +33,7 @@ use token_wallet::domain::policy::LEASE;
 use token_wallet::domain::provider::{Lifetime, Slug};
 use token_wallet::domain::scopes::Scopes;
 use token_wallet::domain::user::UserId;
-use token_wallet::store::{Claim, Deposit, Deposited, NewGrant, NewProvider, Store};
+use token_wallet::store::{Claim, Deposit, Deposited, NewGrant, NewProvider, StartFlow, Store};
 use token_wallet::vault::{Cell, Sealed};
 
 use crate::support::postgres::{self, TestDatabase};
@@ -159,7 +160,7 @@ impl Fixture {
         let flow = new_flow(user, provider);
         let replica = ReplicaId::new(NOW);
         let hash = unique_hash(flow.id);
-        assert!(self.start_flow(&flow, &hash, Some(&sealed(1))).await.unwrap());
+        assert_eq!(self.start_flow(&flow, &hash, Some(&sealed(1))).await.unwrap(), StartFlow::Started);
         assert!(self.return_flow(flow.id, &sealed(2), &hash, at(60), NOW).await.unwrap());
         assert!(self.claim_flow(flow.id, replica, NOW).await.unwrap().is_some());
         assert!(self.park_answer(flow.id, replica, &sealed(3)).await.unwrap());
@@ -172,12 +173,14 @@ impl Fixture {
             flow: self.exchanged(user, provider).await,
             account: AccountId::new(NOW),
             existing: false,
+            astray: None,
             user: user.clone(),
             provider,
             subject: subject.to_owned(),
             profile: sealed(4),
             grant: new_grant(),
             events: vec![Event::new(EventKind::AccountLinked, NOW, user.clone(), provider)],
+            kept: Event::new(EventKind::AccountGrantKept, NOW, user.clone(), provider),
             now: NOW,
         }
     }
@@ -240,6 +243,7 @@ pub fn new_flow(user: &UserId, provider: ProviderId) -> Flow {
         redirect_url: None,
         redirect_uri: "http://127.0.0.1/oauth/callback/acme".to_owned(),
         scopes: scopes("read write"),
+        reauthorizes: None,
         created_at: NOW,
         expires_at: at(600),
         ended_at: None,

@@ -3,7 +3,7 @@
 use token_wallet::domain::event::EventKind;
 use token_wallet::domain::flow::FlowFailure;
 use token_wallet::domain::ids::ProviderSecretId;
-use token_wallet::store::{DeleteProvider, FlowStep, ProviderSecretRow, StoreError};
+use token_wallet::store::{DeleteProvider, FlowStep, ProviderSecretRow, StartFlow, StoreError};
 
 use super::{Fixture, NOW, at, event, new_flow, new_provider, on_both_engines, slug, unique_hash, user};
 
@@ -52,7 +52,7 @@ async fn a_slug_is_taken_once_and_free_again_after_deletion(store: &Fixture) {
 async fn a_provider_in_use_is_not_deleted(store: &Fixture) {
     let provider = store.configured("acme").await;
     let flow = new_flow(&user("ann"), provider);
-    assert!(store.start_flow(&flow, &unique_hash(flow.id), None).await.unwrap());
+    assert_eq!(store.start_flow(&flow, &unique_hash(flow.id), None).await.unwrap(), StartFlow::Started);
     assert_eq!(store.delete_provider(&slug("acme"), NOW).await.unwrap(), DeleteProvider::InUse);
     assert!(store.fail_flow(flow.id, FlowStep::Started, FlowFailure::Cancelled, None, NOW).await.unwrap());
 
@@ -70,7 +70,7 @@ async fn a_deleted_provider_starts_no_flow_and_keeps_no_secret(store: &Fixture) 
     let provider = store.configured("acme").await;
     assert_eq!(store.delete_provider(&slug("acme"), NOW).await.unwrap(), DeleteProvider::Deleted);
     let flow = new_flow(&user("ann"), provider);
-    assert!(!store.start_flow(&flow, &unique_hash(flow.id), None).await.unwrap());
+    assert_eq!(store.start_flow(&flow, &unique_hash(flow.id), None).await.unwrap(), StartFlow::ProviderGone);
     assert_eq!(store.flow(flow.id).await.unwrap(), None);
     assert_eq!(store.number("SELECT COUNT(*) FROM provider_secrets").await, 0);
 }

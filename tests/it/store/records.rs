@@ -60,6 +60,7 @@ impl Ann {
             fence,
             outcome,
             event: Some(event),
+            scopes_changed: None,
             announce: None,
             at: NOW,
         }

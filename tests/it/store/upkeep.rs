@@ -25,8 +25,8 @@ async fn many(store: &Fixture) -> token_wallet::domain::ids::ProviderId {
                   fence, committed_fence, sweep_at";
     for copy in [
         format!(
-            "INSERT INTO external_accounts (id, subject, profile, is_default, {kept})
-             SELECT id || n.i, subject || n.i, profile, is_default, {kept} FROM external_accounts, {numbers} n"
+            "INSERT INTO external_accounts (id, subject, profile, is_default, scope_history, {kept})
+             SELECT id || n.i, subject || n.i, profile, is_default, scope_history, {kept} FROM external_accounts, {numbers} n"
         ),
         format!(
             "INSERT INTO grants (id, account_id, {kept}, {tokens})

@@ -14,6 +14,7 @@ use token_wallet::keys;
 use token_wallet::proto::v1;
 use token_wallet::proto::v1::api_client_service_client::ApiClientServiceClient;
 use token_wallet::proto::v1::complete_link_request::Proof;
+use token_wallet::proto::v1::event_service_client::EventServiceClient;
 use token_wallet::proto::v1::external_account_service_client::ExternalAccountServiceClient;
 use token_wallet::proto::v1::provider_service_client::ProviderServiceClient;
 use token_wallet::proto::v1::redirect_url_service_client::RedirectUrlServiceClient;
@@ -83,6 +84,10 @@ macro_rules! keyed_clients {
                 RedirectUrlServiceClient::with_interceptor(self.channel(), Key::new(&self.key))
             }
 
+            pub fn event_log(&self) -> EventServiceClient<Keyed> {
+                EventServiceClient::with_interceptor(self.channel(), Key::new(&self.key))
+            }
+
             pub fn clients(&self) -> ApiClientServiceClient<Keyed> {
                 ApiClientServiceClient::with_interceptor(self.channel(), Key::new(&self.key))
             }
@@ -134,6 +139,11 @@ impl Replica {
     /// The same, called with another key.
     pub fn with_key(&self, key: &str) -> Self {
         Self { _app: None, key: key.to_owned(), channel: self.channel.clone() }
+    }
+
+    /// Its events.
+    pub fn event_log(&self) -> EventServiceClient<Keyed> {
+        EventServiceClient::with_interceptor(self.channel.clone(), Key::new(&self.key))
     }
 
     /// A fresh token of `user` at the sandbox.

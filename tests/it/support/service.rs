@@ -13,6 +13,7 @@ use token_wallet::config::StoreUrl;
 use token_wallet::proto::v1;
 use token_wallet::proto::v1::api_client_service_client::ApiClientServiceClient;
 use token_wallet::proto::v1::complete_link_request::Proof;
+use token_wallet::proto::v1::event_service_client::EventServiceClient;
 use token_wallet::proto::v1::external_account_service_client::ExternalAccountServiceClient;
 use token_wallet::proto::v1::provider_service_client::ProviderServiceClient;
 use token_wallet::proto::v1::redirect_url_service_client::RedirectUrlServiceClient;
@@ -216,7 +217,8 @@ impl Wallet {
         ended.await.unwrap()
     }
 
-    fn command(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
+    /// Another command of the binary with the wallet's configuration, not running.
+    pub fn command(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
         let mut command = binary(self.folder.path(), arguments, variables);
         let own = self.variables.iter().filter(|(name, _)| !variables.iter().any(|(given, _)| given == name));
         command.envs(own.map(|(name, value)| (name, value)));
