@@ -237,6 +237,8 @@ CREATE TABLE flows (
 -- The callback, and the ticket.
 CREATE UNIQUE INDEX flows_by_state ON flows (state_hash);
 CREATE UNIQUE INDEX flows_by_ticket ON flows (ticket_hash) WHERE ticket_hash IS NOT NULL;
+-- The deletion of a user.
+CREATE INDEX flows_by_user ON flows (user_id);
 -- Expiry and resumption of open flows, and the removal of ended ones.
 CREATE INDEX flows_open ON flows (expires_at) WHERE ended_at IS NULL;
 CREATE INDEX flows_ended ON flows (ended_at) WHERE ended_at IS NOT NULL;

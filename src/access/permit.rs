@@ -71,6 +71,14 @@ pub struct UpdateAccounts;
 #[derive(Clone, Copy, Debug)]
 pub struct UnlinkAccounts;
 
+/// See users.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadUsers;
+
+/// Delete users with all that they have.
+#[derive(Clone, Copy, Debug)]
+pub struct DeleteUsers;
+
 /// See how providers are configured.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadProviders;
@@ -111,6 +119,8 @@ actions!(
     ReadUserProviders,
     UpdateAccounts,
     UnlinkAccounts,
+    ReadUsers,
+    DeleteUsers,
     ReadProviders,
     ManageProviders,
     ManageRedirectUrls,

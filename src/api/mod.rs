@@ -12,6 +12,7 @@ mod page;
 mod provider_service;
 mod redirect_url_service;
 mod status;
+mod user_service;
 mod wallet_service;
 
 use std::future::Future;
@@ -110,6 +111,9 @@ pub async fn serve(listener: TcpListener, rooms: Rooms, shutdown: impl Future<Ou
         .add_service(
             v1::redirect_url_service_server::RedirectUrlServiceServer::new(rooms.clone())
                 .max_decoding_message_size(LARGEST_REQUEST),
+        )
+        .add_service(
+            v1::user_service_server::UserServiceServer::new(rooms.clone()).max_decoding_message_size(LARGEST_REQUEST),
         )
         .add_service(
             v1::event_service_server::EventServiceServer::new(rooms.clone()).max_decoding_message_size(LARGEST_REQUEST),

@@ -64,11 +64,20 @@ impl Cache {
         stale: Stale,
         change: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.change_all(vec![stale], change).await
+    }
+
+    /// The same with several things that become stale.
+    pub async fn change_all<T: Send + 'static>(
+        &self,
+        stale: Vec<Stale>,
+        change: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
         let cache = self.clone();
         let work = self.0.tasks.spawn(async move {
             let result = change.await;
             // After an error too: the commit's answer may be all that was lost.
-            cache.forget(&stale);
+            stale.iter().for_each(|stale| cache.forget(stale));
             result
         });
         work.await.unwrap_or_else(|_| Err(StoreError::Other("a change broke off".to_owned())))

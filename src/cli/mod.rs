@@ -19,6 +19,7 @@ mod secret;
 mod serve;
 mod stop;
 mod token;
+mod users;
 
 use std::io;
 use std::path::PathBuf;
@@ -68,6 +69,8 @@ enum Command {
     #[command(subcommand)]
     Accounts(accounts::Command),
     #[command(subcommand)]
+    Users(users::Command),
+    #[command(subcommand)]
     Token(token::Command),
     #[command(subcommand)]
     Events(events::Command),
@@ -110,6 +113,7 @@ impl Command {
             Self::Providers(command) => command.run().await,
             Self::RedirectUrls(command) => command.run().await,
             Self::Accounts(command) => command.run().await,
+            Self::Users(command) => command.run().await,
             Self::Token(command) => command.run().await,
             Self::Events(command) => command.run().await,
         }

@@ -23,6 +23,7 @@ use crate::proto::v1::event_service_client::EventServiceClient;
 use crate::proto::v1::external_account_service_client::ExternalAccountServiceClient;
 use crate::proto::v1::provider_service_client::ProviderServiceClient;
 use crate::proto::v1::redirect_url_service_client::RedirectUrlServiceClient;
+use crate::proto::v1::user_service_client::UserServiceClient;
 use crate::proto::v1::wallet_service_client::WalletServiceClient;
 
 /// Where the wallet is if nobody says otherwise.
@@ -123,6 +124,10 @@ impl Remote {
 
     pub(super) fn accounts(&self) -> ExternalAccountServiceClient<Authorized> {
         ExternalAccountServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+
+    pub(super) fn users(&self) -> UserServiceClient<Authorized> {
+        UserServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
     }
 
     pub(super) fn providers(&self) -> ProviderServiceClient<Authorized> {

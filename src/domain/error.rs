@@ -158,6 +158,11 @@ failures! {
         cure: "ListExternalAccounts or `token-wallet accounts list` shows the accounts there are",
         metadata: [ExternalAccountId],
     }
+    /// No such user.
+    UserNotFound = "USER_NOT_FOUND" NotFound {
+        sentence: "there is no such user",
+        cure: "a user exists from its first account: ListUsers or `token-wallet users list` shows them",
+    }
     /// No such provider.
     ProviderNotFound = "PROVIDER_NOT_FOUND" NotFound {
         sentence: "there is no such provider",

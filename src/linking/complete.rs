@@ -155,7 +155,11 @@ impl Linking {
         let _ = self.0.registry.settle(&provider, permit, &profile).await;
         let failure = match profile {
             Ok(profile) => match self.0.wallet.deposit(&flow, &answer, &profile, sent_at).await {
-                Err(Failure::AccountLinkedToAnotherUser) => FlowFailure::LinkedToAnotherUser,
+                Err(Failure::AccountLinkedToAnotherUser) => {
+                    let failure = FlowFailure::LinkedToAnotherUser;
+                    self.0.wallet.put_away(&flow, &answer, &profile.subject, failure).await?;
+                    return Err(failure.into());
+                }
                 // Somebody else was faster.
                 Err(Failure::FlowOutcomeUnknown) => return self.told(flow.id).await,
                 outcome => return outcome,
@@ -181,7 +185,8 @@ impl Linking {
                 FlowFailure::Misconfigured
             }
         };
-        Err(self.end(&flow, FlowStep::Exchanged, failure).await)
+        self.0.wallet.put_away(&flow, &answer, "", failure).await?;
+        Err(failure.into())
     }
 
     /// The outcome of a flow that somebody else ends.

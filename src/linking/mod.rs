@@ -7,6 +7,7 @@ mod receive;
 mod redirect_urls;
 mod start;
 mod upkeep;
+mod users;
 
 use std::sync::Arc;
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::Linking;
 use crate::clock::Timestamp;
 use crate::domain::error::Failure;
+use crate::domain::flow::FlowFailure;
 use crate::domain::ids::FlowId;
+use crate::domain::policy;
 
 /// A code that was claimed this long ago, and whose redeemer knows nothing of it, or is silent, was redeemed by nobody.
 const ABANDONED_AFTER: Duration = Duration::from_mins(1);
@@ -35,6 +37,8 @@ impl Linking {
         let heard_since = self.0.wallet.silence().unwrap_or(Timestamp::from_millis(0));
         self.abandon(now.minus(ABANDONED_AFTER), heard_since, now).await?;
         self.0.store.delete_flows(now.minus(KEEP_ENDED)).await?;
+        self.0.store.delete_ended_grants(now.minus(policy::KEEP_DELETED)).await?;
+        self.0.store.delete_unlinked(now.minus(policy::KEEP_DELETED)).await?;
         self.0.store.tidy_coherence(now.minus(KEEP_COHERENCE)).await?;
         self.0.store.tidy_requests(now).await?;
         Ok(())
@@ -63,11 +67,19 @@ impl Linking {
         if self.0.wallet.reachable_since().is_none_or(|since| since > long_ago) {
             return;
         }
-        match self.0.store.give_up_parked_flow(flow, long_ago, now).await {
+        match self.give_up_if_parked_since(flow, long_ago).await {
             Ok(true) => tracing::error!(%flow, "a link is given up: its account's profile cannot be read"),
             Ok(false) => {}
             Err(error) => tracing::warn!(%flow, %error, "could not give up a link"),
         }
+    }
+
+    async fn give_up_if_parked_since(&self, flow: FlowId, long_ago: Timestamp) -> Result<bool, Failure> {
+        let parked = self.0.store.parked_answer(flow).await?;
+        if parked.is_none_or(|(_, _, claimed_at)| claimed_at >= long_ago) {
+            return Ok(false);
+        }
+        self.0.wallet.give_up_parked(flow, FlowFailure::OutcomeUnknown).await
     }
 
     /// At the start: codes that this replica's last life had claimed have no owner any more, but for those whose answer

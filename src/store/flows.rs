@@ -126,10 +126,6 @@ statements! {
         [lite "SELECT value FROM json_each($5)"] [pg "SELECT jsonb_array_elements_text(CAST($5 AS JSONB))"]
         ") ORDER BY expires_at LIMIT $2)"
     }
-    GIVE_UP {
-        "UPDATE flows SET state = 'failed', failure = $3, ended_at = $4, answer = NULL
-         WHERE id = $1 AND state = 'exchanged' AND claimed_at < $2"
-    }
     DELETE { "DELETE FROM flows WHERE id IN (SELECT id FROM flows WHERE ended_at < $1 ORDER BY ended_at LIMIT $2)" }
 }
 
@@ -280,18 +276,6 @@ impl Store {
     /// Fails what was started or returned and ran out of time. Answers how many.
     pub async fn expire_flows(&self, now: Timestamp) -> Result<u64, StoreError> {
         self.in_batches(&EXPIRE, args![now, BATCH, FlowFailure::Expired.as_str()]).await
-    }
-
-    /// Fails a flow whose answer is parked and nobody could make an account of, if its code was claimed before
-    /// `claimed_before`. False if it is not such a flow.
-    pub async fn give_up_parked_flow(
-        &self,
-        id: FlowId,
-        claimed_before: Timestamp,
-        now: Timestamp,
-    ) -> Result<bool, StoreError> {
-        let failure = FlowFailure::OutcomeUnknown.as_str();
-        Ok(self.db.execute(&GIVE_UP, args![id, claimed_before, failure, now]).await? == 1)
     }
 
     /// Fails what was claimed before `claimed_before` and never came to an answer: by the replica `by`, but for those in

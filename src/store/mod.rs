@@ -27,7 +27,9 @@ mod revocations;
 mod session;
 mod sql;
 mod standing;
+mod strays;
 mod upkeep;
+mod users;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -51,7 +53,9 @@ pub use replicas::Beat;
 pub use request_ids::RequestRow;
 pub use revocations::{Revocation, RevocationClaim, RevocationEnd};
 pub use standing::Blame;
+pub use strays::Stray;
 pub use upkeep::Census;
+pub use users::{DeletedUser, UserRow};
 
 use db::Db;
 use sql::{Sql, Value, statements};
@@ -101,6 +105,8 @@ const STATEMENTS: &[&[Sql]] = &[
     revocations::ALL,
     upkeep::ALL,
     standing::ALL,
+    strays::ALL,
+    users::ALL,
 ];
 
 impl Store {

@@ -123,16 +123,22 @@ statements! {
         "UPDATE flows SET state = 'failed', failure = $2, ended_at = $3, code = NULL, pkce_verifier = NULL, answer = NULL
          WHERE id = $1 AND state = 'exchanged' AND user_id = $4 AND provider_id = $5"
     }
-    CREATE_USER { "INSERT INTO users (id, created_at) VALUES ($1, $2) ON CONFLICT DO NOTHING" }
+    CREATE_USER {
+        "INSERT INTO users (id, created_at) VALUES ($1, $2)
+         ON CONFLICT (id) DO UPDATE SET created_at = EXCLUDED.created_at, deleted_at = NULL
+         WHERE users.deleted_at IS NOT NULL"
+    }
+    // A user without an account is none.
+    NAME_USER { "INSERT INTO users (id, created_at, deleted_at) VALUES ($1, $2, $2) ON CONFLICT DO NOTHING" }
     CREATE_ACCOUNT {
         "INSERT INTO external_accounts (id, user_id, provider_id, subject, profile, state, is_default, created_at,
                                         scope_history)
          VALUES ($1, $2, $3, $4, $5, 'active', FALSE, $6, $7) ON CONFLICT DO NOTHING"
     }
     CREATE_UNLINKED {
-        "INSERT INTO external_accounts (id, user_id, provider_id, subject, profile, state, is_default, created_at,
-                                        scope_history, unlinked_at)
-         VALUES ($1, $2, $3, $4, $5, 'unlinked', FALSE, $6, '[]', $6)"
+        "INSERT INTO external_accounts (id, user_id, provider_id, subject, state, is_default, created_at, scope_history,
+                                        unlinked_at)
+         VALUES ($1, $2, $3, $4, 'unlinked', FALSE, $5, '[]', $5)"
     }
     OWNER {
         "SELECT id, user_id FROM external_accounts WHERE provider_id = $1 AND subject = $2 AND state <> 'unlinked'"
@@ -167,7 +173,7 @@ statements! {
     CURRENT_GRANT { "SELECT id FROM grants WHERE account_id = $1 AND is_current" }
     UNLINK {
         "UPDATE external_accounts SET state = 'unlinked', state_reason = NULL, is_default = FALSE, profile = NULL,
-            label = NULL, unlinked_at = $2
+            label = NULL, scope_history = '[]', unlinked_at = $2
          WHERE id = $1 AND state <> 'unlinked'"
     }
     QUARANTINE_GRANT {
@@ -227,15 +233,13 @@ impl Store {
 
     /// Fails a flow whose grant no account may have, and keeps the grant to be revoked.
     async fn put_away(&self, deposit: &Deposit, failure: FlowFailure) -> Result<Deposited, StoreError> {
-        let Deposit { flow, account, existing, user, provider, subject, profile, now, .. } = deposit;
+        let Deposit { flow, account, existing, user, provider, subject, now, .. } = deposit;
         let mut tx = self.db.begin().await?;
         if tx.execute(&FAIL_FLOW, args![*flow, failure.as_str(), *now, user, *provider]).await? == 0 {
             return Ok(Deposited::FlowGone);
         }
         if !existing {
-            tx.execute(&CREATE_USER, args![user, *now]).await?;
-            let values = args![*account, user, *provider, subject.as_str(), profile, *now];
-            tx.execute(&CREATE_UNLINKED, values).await?;
+            create_unlinked(&mut tx, *account, user, *provider, subject, *now).await?;
         }
         let ending = if failure == FlowFailure::AccountUnlinked { Ending::Unlinked } else { Ending::Mismatch };
         create_grant(&mut tx, deposit, Some(ending)).await?;
@@ -261,8 +265,8 @@ impl Store {
         now: Timestamp,
     ) -> Result<Option<bool>, StoreError> {
         let mut tx = self.db.begin().await?;
-        tx.execute(&END_CURRENT_GRANT, args![account, now, Ending::Unlinked.as_str()]).await?;
-        if tx.execute(&UNLINK, args![account, now]).await? == 0 {
+        end_current_grant(&mut tx, account, now).await?;
+        if mark_unlinked(&mut tx, account, now).await? == 0 {
             return Ok(Some(false));
         }
         // On PostgreSQL the first statement may have waited for somebody who linked the account again, and then did not
@@ -290,6 +294,29 @@ impl Store {
         tx.commit().await?;
         Ok(true)
     }
+}
+
+/// Makes an account that was never linked, for a grant that is only to be revoked.
+pub(super) async fn create_unlinked(
+    tx: &mut Tx,
+    account: AccountId,
+    user: &UserId,
+    provider: ProviderId,
+    subject: &str,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    tx.execute(&NAME_USER, args![user, now]).await?;
+    tx.execute(&CREATE_UNLINKED, args![account, user, provider, subject, now]).await.map(drop)
+}
+
+/// The first step of an unlink: the account's grant, if it has one, is `ending`.
+pub(super) async fn end_current_grant(tx: &mut Tx, account: AccountId, now: Timestamp) -> Result<(), StoreError> {
+    tx.execute(&END_CURRENT_GRANT, args![account, now, Ending::Unlinked.as_str()]).await.map(drop)
+}
+
+/// The second: nothing is known of it any more but its ids and times. Answers how many accounts these were, 0 or 1.
+pub(super) async fn mark_unlinked(tx: &mut Tx, account: AccountId, now: Timestamp) -> Result<u64, StoreError> {
+    tx.execute(&UNLINK, args![account, now]).await
 }
 
 async fn create(tx: &mut Tx, deposit: &Deposit) -> Result<Deposited, StoreError> {

@@ -85,6 +85,7 @@ statements! {
         "SELECT id FROM providers WHERE client_id = (SELECT client_id FROM providers WHERE id = $1) ORDER BY id"
         [pg " FOR NO KEY UPDATE"]
     }
+    // Where it is not known whose account it was, it may be any of its user's.
     LOOK {
         "SELECT grants.id, COALESCE(ending_reason = 'superseded', FALSE) AS superseded,
             EXISTS (SELECT 1 FROM external_accounts mine
@@ -92,6 +93,12 @@ statements! {
                 JOIN providers p ON p.id = other.provider_id
                 JOIN grants live ON live.account_id = other.id AND live.is_current AND live.state <> 'dead'
                 WHERE mine.id = grants.account_id
+                    AND p.client_id = (SELECT client_id FROM providers WHERE id = grants.provider_id))
+            OR EXISTS (SELECT 1 FROM external_accounts mine
+                JOIN external_accounts other ON other.user_id = mine.user_id AND other.state <> 'unlinked'
+                JOIN providers p ON p.id = other.provider_id
+                JOIN grants live ON live.account_id = other.id AND live.is_current AND live.state <> 'dead'
+                WHERE mine.id = grants.account_id AND mine.subject = ''
                     AND p.client_id = (SELECT client_id FROM providers WHERE id = grants.provider_id)) AS in_use,
             EXISTS (SELECT 1 FROM flows JOIN providers p ON p.id = flows.provider_id
                 WHERE flows.user_id = grants.user_id AND flows.ended_at IS NULL

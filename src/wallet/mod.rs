@@ -19,6 +19,7 @@ mod revoke;
 pub mod spool;
 mod sweep;
 mod verdict;
+mod withdraw;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,15 +29,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::cache::Cache;
 use crate::clock::{Clock, Timestamp};
-use crate::domain::error::Failure;
-use crate::domain::event::Event;
 use crate::domain::flow::Flow;
 use crate::domain::grant::Grant;
 use crate::domain::ids::{AccountId, GrantId, ProviderId, ReplicaId};
 use crate::domain::user::UserId;
-use crate::failpoint::failpoint;
 use crate::providers::Registry;
-use crate::store::{Stale, Store};
+use crate::store::Store;
 use crate::vault::random::spread;
 use crate::vault::{Owner, Vault};
 
@@ -122,20 +120,6 @@ impl Wallet {
             pulse,
             tasks,
         }))
-    }
-
-    /// Takes an account's grant out of use: no get that starts after this has returned serves it, on any replica.
-    /// False if the account is unlinked already. `event` is written with the change.
-    pub async fn withdraw(&self, account: AccountId, event: Event) -> Result<bool, Failure> {
-        let (store, now, stale) = (self.0.store.clone(), self.0.clock.now(), Stale::of(&event));
-        let unlinked = self.0.cache.change(stale, async move { store.unlink(account, &event, now).await }).await?;
-        failpoint!("unlink.committed");
-        if unlinked {
-            self.revoke_at_once(account);
-        }
-        // Also if it was done before: perhaps a moment ago, and its caller still waits.
-        self.0.cache.settled().await;
-        Ok(unlinked)
     }
 }
 

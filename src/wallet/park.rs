@@ -10,7 +10,7 @@ use crate::failpoint::failpoint;
 
 impl Inner {
     /// Parks the answer to a code with its flow, which replica `by` claimed. What comes to a flow that has ended without
-    /// it is set aside in the spool: it holds tokens that live, and is nobody's.
+    /// it is revoked; where even the flow is gone it is set aside in the spool: it holds tokens that live, and is nobody's.
     pub(super) async fn park(&self, by: ReplicaId, answer: ExchangeAnswer, slip: Option<Slip>) -> Result<(), Failure> {
         let answered_at = answered();
         let (answers, flow) = (&self.answers, answer.flow);
@@ -32,15 +32,34 @@ impl Inner {
                 slip.done();
                 tracing::info!(%flow, "a spooled answer is out of the spool");
             }
-            (Err(Failure::FlowOutcomeUnknown), Some(slip)) => {
-                tracing::error!(%flow, "a code was answered when its flow had ended; the answer is set aside in the spool");
-                slip.set_aside();
-            }
+            (Err(Failure::FlowOutcomeUnknown), slip) => self.revoke_late(&entry, slip).await,
             (Err(Failure::Internal), Some(_)) => {
                 tracing::error!(%flow, "the answer to a code cannot be parked; it stays in the spool");
             }
             _ => {}
         }
         stored
+    }
+
+    /// A code was answered when its flow had ended.
+    async fn revoke_late(&self, entry: &Entry, slip: Option<Slip>) {
+        let Entry::Exchange(ExchangeAnswer { flow, answer }) = entry else { return };
+        let kept = match self.store.flow(*flow).await {
+            Ok(Some(ended)) => self.keep_stray(&ended, answer, "", None).await,
+            Ok(None) => Ok(false),
+            Err(error) => Err(error.into()),
+        };
+        match (kept, slip) {
+            (Ok(true), slip) => slip.map(Slip::done).unwrap_or_default(),
+            (Ok(false), Some(slip)) => {
+                tracing::error!(%flow, "a code was answered when its flow was gone; the answer is set aside in the spool");
+                slip.set_aside();
+            }
+            (Ok(false), None) => {
+                tracing::error!(%flow, "a code was answered when its flow was gone; nobody has the answer")
+            }
+            // It stays in the spool for the next start, if it is there.
+            (Err(failure), _) => tracing::error!(%flow, %failure, "the late answer to a code cannot be revoked"),
+        }
     }
 }

@@ -102,11 +102,6 @@ impl Wallet {
         // What takes longer has lost its connection.
         tokio::time::timeout(SENT_WITHIN, over).await.unwrap_or(Ok(()))
     }
-
-    /// Removes ended grants that were kept to tell of them.
-    pub async fn forget_ended(&self) -> Result<(), Failure> {
-        Ok(self.0.store.delete_ended_grants(self.0.clock.now().minus(policy::KEEP_DELETED)).await.map(drop)?)
-    }
 }
 
 impl Inner {

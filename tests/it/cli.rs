@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use super::support::child::{Running, binary, run_in, text};
 
 /// Each command with words that its help must have.
-const COMMANDS: [(&str, &[&str]); 39] = [
+const COMMANDS: [(&str, &[&str]); 42] = [
     ("", &["dev", "serve", "accounts", "Exit codes", "Examples"]),
     ("dev", &["--data-dir", "--grpc-addr", "--web-addr", "--ops-addr", "--token-ttl", "--json", "[default: 60s]"]),
     ("serve", &["--config", "--bootstrap-admin-key-file", "keys init"]),
@@ -43,6 +43,10 @@ const COMMANDS: [(&str, &[&str]); 39] = [
     ("accounts providers", &["<USER>", "--json"]),
     ("accounts update", &["<ACCOUNT>", "--label", "--no-label", "--default", "--no-default", "--json"]),
     ("accounts unlink", &["<ACCOUNT>"]),
+    ("users", &["get", "list", "delete"]),
+    ("users get", &["<USER>", "--json"]),
+    ("users list", &["--json"]),
+    ("users delete", &["<USER>"]),
     ("token", &["get"]),
     ("token get", &["<USER>", "<PROVIDER>", "--min-ttl", "--scope", "--account", "--header", "--json"]),
     ("events", &["list", "tail"]),

@@ -249,8 +249,8 @@ struct Play {
 on_both_engines! {
     async fn n3_whatever_befalls_an_account_at_once_nothing_dead_is_served_and_nothing_left_alive(engine) {
         let plays = stream::iter(ROWS).map(|row| async move {
-            let playing = async { Play::new(engine).await.run(row).await };
-            AssertUnwindSafe(playing).catch_unwind().await.err().map(|_| row.name)
+            let played = AssertUnwindSafe(async { Play::new(engine).await.run(row).await }).catch_unwind().await;
+            played.err().map(|_| row.name)
         });
         let failed: Vec<_> = plays.buffer_unordered(6).filter_map(future::ready).collect().await;
         assert!(failed.is_empty(), "{failed:#?}");

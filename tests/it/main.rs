@@ -50,3 +50,4 @@ mod strange_providers;
 mod support;
 mod tokens;
 mod tour;
+mod users;

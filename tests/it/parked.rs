@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use token_wallet::sandbox::{Effect, Options, Rule};
+use token_wallet::sandbox::{Effect, Ending, Options, Rule};
 
 use crate::support::harness::{Harness, on_both_engines, reason, until};
 use crate::support::outage::{Outage, aside, spooled};
@@ -44,24 +44,29 @@ on_both_engines! {
         assert_eq!(harness.database().await.number(open).await, 0);
     }
 
-    async fn an_answer_whose_flow_has_ended_meanwhile_is_set_aside_and_never_becomes_an_account(engine) {
+    async fn an_answer_whose_flow_has_ended_meanwhile_is_revoked_and_never_becomes_an_account(engine) {
         let mut wallet = Wallet::running(engine, Options::default()).await;
-        let ticket = wallet.ticket("u", "demo").await;
-        wallet.sandbox.set_faults([Rule::exchange(Effect::Hold).after()]);
-        let killing = async {
-            wallet.sandbox.wait_held(1).await;
-            let outage = Outage::begin(wallet.store()).await;
-            wallet.sandbox.release();
-            until("it is spooled", async || spooled(&wallet.spool()) == 1).await;
-            wallet.kill();
-            outage
-        };
-        let (_, outage) = tokio::join!(wallet.complete("u", &ticket), killing);
-        wallet.end().await;
+        let outage = spooled_exchange(&mut wallet).await;
         outage.end().await;
         let ending = "UPDATE flows SET state = 'failed', failure = 'outcome_unknown', ended_at = claimed_at, code = NULL,
                       pkce_verifier = NULL WHERE state = 'claimed'";
         assert_eq!(wallet.database().await.execute(ending).await, 1);
+        wallet.sandbox.clear_faults();
+        wallet.start().await;
+        let revoked = "SELECT COUNT(*) FROM events WHERE kind = 'grant.revoked'";
+        until("it is revoked", async || wallet.database().await.number(revoked).await == 1).await;
+        assert_eq!((spooled(&wallet.spool()), aside(&wallet.spool())), (0, 0));
+        assert_eq!(wallet.sandbox.grants_of("demo")[0].ended, Some(Ending::Revoked));
+        wallet.link("u", "demo").await;
+        assert!(wallet.is_accepted(&wallet.get("u", "sandbox").await.unwrap().access_token).await);
+        assert_eq!(wallet.token_requests("authorization_code").len(), 2);
+    }
+
+    async fn an_answer_whose_flow_is_gone_is_set_aside_and_not_tried_again(engine) {
+        let mut wallet = Wallet::running(engine, Options::default()).await;
+        let outage = spooled_exchange(&mut wallet).await;
+        outage.end().await;
+        assert_eq!(wallet.database().await.execute("DELETE FROM flows").await, 1);
         wallet.sandbox.clear_faults();
         wallet.start().await;
         until("it is set aside", async || aside(&wallet.spool()) == 1).await;
@@ -79,4 +84,21 @@ on_both_engines! {
         assert_eq!(aside(&wallet.spool()), 1);
         assert_eq!(wallet.token_requests("authorization_code").len(), 2);
     }
+}
+
+/// Has the answer to a code be in the spool alone when the process dies.
+async fn spooled_exchange(wallet: &mut Wallet) -> Outage {
+    let ticket = wallet.ticket("u", "demo").await;
+    wallet.sandbox.set_faults([Rule::exchange(Effect::Hold).after()]);
+    let killing = async {
+        wallet.sandbox.wait_held(1).await;
+        let outage = Outage::begin(wallet.store()).await;
+        wallet.sandbox.release();
+        until("it is spooled", async || spooled(&wallet.spool()) == 1).await;
+        wallet.kill();
+        outage
+    };
+    let (_, outage) = tokio::join!(wallet.complete("u", &ticket), killing);
+    wallet.end().await;
+    outage
 }

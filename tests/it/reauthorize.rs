@@ -37,7 +37,7 @@ impl Harness {
     /// State, whether it is current, and why it is ending, of each grant; those that are ending are to be revoked.
     async fn grants(&self) -> Vec<String> {
         let sql =
-            "SELECT state || CASE WHEN is_current THEN ' current' ELSE '' END || COALESCE(' ' || ending_reason, '')
+            "SELECT CASE state WHEN 'ended' THEN 'ending' ELSE state END || CASE WHEN is_current THEN ' current' ELSE '' END || COALESCE(' ' || ending_reason, '')
             || CASE WHEN revoke_at IS NULL AND state = 'ending' THEN ' kept alive' ELSE '' END FROM grants ORDER BY id";
         self.database().await.texts(sql).await
     }

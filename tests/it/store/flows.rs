@@ -154,9 +154,11 @@ async fn what_runs_out_of_time_fails_and_is_removed_later(store: &Fixture) {
     assert_eq!(store.delete_flows(at(601)).await.unwrap(), 3);
     assert_eq!(store.flow(started.id).await.unwrap(), None);
     assert_eq!(store.flow(exchanged).await.unwrap().unwrap().state, FlowState::Exchanged);
-    assert!(!store.give_up_parked_flow(exchanged, NOW, at(700)).await.unwrap());
-    assert!(store.give_up_parked_flow(exchanged, at(3_600), at(3_600)).await.unwrap());
-    assert!(!store.give_up_parked_flow(exchanged, at(3_600), at(3_600)).await.unwrap());
+    let given_up = async || {
+        let failure = FlowFailure::OutcomeUnknown;
+        store.fail_flow(exchanged, FlowStep::Exchanged, failure, None, at(3_600)).await.unwrap()
+    };
+    assert!(given_up().await && !given_up().await);
     let given_up = store.flow(exchanged).await.unwrap().unwrap();
     assert_eq!(given_up.state, FlowState::Failed(FlowFailure::OutcomeUnknown));
     assert_eq!(store.number("SELECT COUNT(*) FROM flows WHERE answer IS NOT NULL").await, 0);
