@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use url::Url;
 
-use crate::access::Access;
 use crate::access::clients::NewClient;
+use crate::access::{Access, Requests};
 use crate::api;
 use crate::cache::Cache;
 use crate::clock::Clock;
@@ -173,7 +173,7 @@ impl App {
             servers.spawn(cache.follow(closing.clone()));
         }
         let health = timetable.health();
-        let UseCases { wallet, linking, registry } = rooms;
+        let UseCases { requests, wallet, linking, registry } = rooms;
         let readiness = web::Readiness {
             store: store.clone(),
             wallet: wallet.clone(),
@@ -181,6 +181,7 @@ impl App {
         };
         let rooms = api::Rooms {
             access,
+            requests,
             wallet: wallet.clone(),
             linking: linking.clone(),
             registry,
@@ -303,6 +304,7 @@ pub async fn bootstrap_client(
 
 /// The use cases.
 struct UseCases {
+    requests: Requests,
     wallet: Wallet,
     linking: Linking,
     registry: Arc<Registry>,
@@ -366,15 +368,17 @@ fn rooms(
     wallet.replay(leftovers);
     let linking = Linking::new(linking::Parts {
         store: store.clone(),
+        cache: cache.clone(),
         vault: Arc::clone(&opened.vault),
         registry: Arc::clone(&registry),
         wallet: wallet.clone(),
-        clock,
+        clock: clock.clone(),
         kind: config.kind,
         replica,
         tasks: tasks.clone(),
     });
-    Ok(UseCases { wallet, linking, registry })
+    let requests = Requests { store: store.clone(), vault: Arc::clone(&opened.vault), clock, tasks: tasks.clone() };
+    Ok(UseCases { requests, wallet, linking, registry })
 }
 
 /// The three listeners, open and not yet served.

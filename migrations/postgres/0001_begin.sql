@@ -96,6 +96,10 @@ CREATE TABLE external_accounts (
     is_default   BOOLEAN NOT NULL,
     created_at   BIGINT  NOT NULL,
     unlinked_at  BIGINT,
+    -- A name of the user's own for it.
+    label        BYTEA,
+    -- Counts the changes of label and default.
+    revision     BIGINT NOT NULL DEFAULT 1,
     CHECK (profile IS NOT NULL OR state = 'unlinked')
 );
 
@@ -270,6 +274,22 @@ CREATE TABLE redirect_urls (
 
 -- Allowing twice is allowing once.
 CREATE UNIQUE INDEX redirect_urls_once ON redirect_urls (url, COALESCE(api_client_id, '')) WHERE deleted_at IS NULL;
+
+-- Creating calls that carry a request_id, and what they were answered.
+CREATE TABLE request_ids (
+    api_client_id TEXT COLLATE "C" NOT NULL,
+    method        TEXT COLLATE "C" NOT NULL,
+    request_id    TEXT COLLATE "C" NOT NULL,
+    -- What was asked and, once it is known, what was answered.
+    record        BYTEA NOT NULL,
+    -- While it is being answered: until when nobody else begins it anew.
+    lease_until   BIGINT,
+    expires_at    BIGINT NOT NULL,
+    PRIMARY KEY (api_client_id, method, request_id)
+);
+
+-- The removal of old ones.
+CREATE INDEX request_ids_expired ON request_ids (expires_at);
 
 -- What happened, written with the change. Rows are numbered after their commit, so that who reads on from a number
 -- misses none.

@@ -95,6 +95,10 @@ CREATE TABLE external_accounts (
     is_default   INTEGER NOT NULL,
     created_at   INTEGER NOT NULL,
     unlinked_at  INTEGER,
+    -- A name of the user's own for it.
+    label        BLOB,
+    -- Counts the changes of label and default.
+    revision     INTEGER NOT NULL DEFAULT 1,
     CHECK (profile IS NOT NULL OR state = 'unlinked')
 ) STRICT;
 
@@ -269,6 +273,22 @@ CREATE TABLE redirect_urls (
 
 -- Allowing twice is allowing once.
 CREATE UNIQUE INDEX redirect_urls_once ON redirect_urls (url, COALESCE(api_client_id, '')) WHERE deleted_at IS NULL;
+
+-- Creating calls that carry a request_id, and what they were answered.
+CREATE TABLE request_ids (
+    api_client_id TEXT NOT NULL,
+    method        TEXT NOT NULL,
+    request_id    TEXT NOT NULL,
+    -- What was asked and, once it is known, what was answered.
+    record        BLOB NOT NULL,
+    -- While it is being answered: until when nobody else begins it anew.
+    lease_until   INTEGER,
+    expires_at    INTEGER NOT NULL,
+    PRIMARY KEY (api_client_id, method, request_id)
+) STRICT;
+
+-- The removal of old ones.
+CREATE INDEX request_ids_expired ON request_ids (expires_at);
 
 -- What happened, written with the change. Rows are numbered after their commit, so that who reads on from a number
 -- misses none.

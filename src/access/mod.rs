@@ -3,6 +3,7 @@
 pub mod api_key;
 pub mod clients;
 pub mod permit;
+pub mod requests;
 
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use crate::store::{Stale, Store, StoreError, StoredApiKey};
 pub use api_key::InstanceTag;
 use api_key::Presented;
 pub use permit::{Caller, Permit};
+pub use requests::Requests;
 
 /// Authenticates callers and keeps the API clients.
 #[derive(Clone)]

@@ -56,6 +56,17 @@ pub struct CompleteLink {
 #[derive(Clone, Copy, Debug)]
 pub struct ReadAccounts;
 
+/// See which providers a user has, and could have.
+#[derive(Clone, Debug)]
+pub struct ReadUserProviders {
+    /// Whose.
+    pub user: UserId,
+}
+
+/// Change external accounts: label, default.
+#[derive(Clone, Copy, Debug)]
+pub struct UpdateAccounts;
+
 /// Unlink external accounts.
 #[derive(Clone, Copy, Debug)]
 pub struct UnlinkAccounts;
@@ -97,6 +108,8 @@ actions!(
     Reauthorize,
     CompleteLink,
     ReadAccounts,
+    ReadUserProviders,
+    UpdateAccounts,
     UnlinkAccounts,
     ReadProviders,
     ManageProviders,

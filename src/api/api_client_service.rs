@@ -3,6 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use super::convert::fields;
+use super::once::once;
 use super::page::Page;
 use super::{Rooms, door, status};
 use crate::access::Caller;
@@ -20,7 +21,10 @@ impl ApiClientService for Rooms {
         request: Request<v1::CreateApiClientRequest>,
     ) -> Result<Response<v1::CreateApiClientResponse>, Status> {
         let caller = door::caller(&request)?;
-        self.make_client(caller, request.into_inner()).await.map(Response::new).map_err(status::of)
+        let made = once(self, caller, request.into_inner(), move |rooms, request| async move {
+            rooms.make_client(caller, request).await
+        });
+        made.await.map(Response::new).map_err(status::of)
     }
 
     async fn list_api_clients(

@@ -3,10 +3,13 @@
 use tonic::{Request, Response, Status};
 
 use super::convert::{account, fields};
+use super::once::once;
 use super::page::Page;
 use super::{Rooms, door, status};
 use crate::access::Caller;
-use crate::access::permit::{CompleteLink, ReadAccounts, Reauthorize, StartLink, UnlinkAccounts};
+use crate::access::permit::{
+    CompleteLink, ReadAccounts, ReadUserProviders, Reauthorize, StartLink, UnlinkAccounts, UpdateAccounts,
+};
 use crate::domain::error::Failure;
 use crate::domain::secret::Ticket;
 use crate::linking::{LinkRequest, Proof};
@@ -22,7 +25,10 @@ impl ExternalAccountService for Rooms {
         request: Request<v1::StartLinkRequest>,
     ) -> Result<Response<v1::StartLinkResponse>, Status> {
         let caller = door::caller(&request)?;
-        self.start(caller, request.into_inner()).await.map(Response::new).map_err(status::of)
+        let made = once(self, caller, request.into_inner(), move |rooms, request| async move {
+            rooms.start(caller, request).await
+        });
+        made.await.map(Response::new).map_err(status::of)
     }
 
     async fn start_reauthorization(
@@ -30,7 +36,10 @@ impl ExternalAccountService for Rooms {
         request: Request<v1::StartReauthorizationRequest>,
     ) -> Result<Response<v1::StartReauthorizationResponse>, Status> {
         let caller = door::caller(&request)?;
-        self.reauthorize(caller, request.into_inner()).await.map(Response::new).map_err(status::of)
+        let made = once(self, caller, request.into_inner(), move |rooms, request| async move {
+            rooms.reauthorize(caller, request).await
+        });
+        made.await.map(Response::new).map_err(status::of)
     }
 
     async fn complete_link(
@@ -55,6 +64,22 @@ impl ExternalAccountService for Rooms {
     ) -> Result<Response<v1::ListExternalAccountsResponse>, Status> {
         let caller = door::caller(&request)?;
         self.accounts(caller, request.into_inner()).await.map(Response::new).map_err(status::of)
+    }
+
+    async fn update_external_account(
+        &self,
+        request: Request<v1::UpdateExternalAccountRequest>,
+    ) -> Result<Response<v1::UpdateExternalAccountResponse>, Status> {
+        let caller = door::caller(&request)?;
+        self.change_account(caller, request.into_inner()).await.map(Response::new).map_err(status::of)
+    }
+
+    async fn list_user_providers(
+        &self,
+        request: Request<v1::ListUserProvidersRequest>,
+    ) -> Result<Response<v1::ListUserProvidersResponse>, Status> {
+        let caller = door::caller(&request)?;
+        self.user_providers(caller, request.into_inner()).await.map(Response::new).map_err(status::of)
     }
 
     async fn delete_external_account(
@@ -152,6 +177,31 @@ impl Rooms {
         let next_page_token = page.cut(&mut accounts, |account| account.row.id.to_string());
         let external_accounts = accounts.into_iter().map(account::account).collect();
         Ok(v1::ListExternalAccountsResponse { external_accounts, next_page_token })
+    }
+
+    async fn change_account(
+        &self,
+        caller: Caller,
+        request: v1::UpdateExternalAccountRequest,
+    ) -> Result<v1::UpdateExternalAccountResponse, Failure> {
+        let permit = caller.may(UpdateAccounts)?;
+        let id = fields::id("external_account_id", &request.external_account_id)?;
+        let changed = self.linking.update(&permit, id, account::edit(request)?).await?;
+        Ok(v1::UpdateExternalAccountResponse { external_account: Some(account::account(changed)) })
+    }
+
+    async fn user_providers(
+        &self,
+        caller: Caller,
+        request: v1::ListUserProvidersRequest,
+    ) -> Result<v1::ListUserProvidersResponse, Failure> {
+        let bound_to = ["user-providers", &request.user_id];
+        let page = Page::read(caller.client(), &bound_to, request.page_size, &request.page_token)?;
+        let permit = caller.may(ReadUserProviders { user: fields::user(request.user_id)? })?;
+        let found = self.linking.user_providers(&permit, page.after()?.as_ref(), page.size()).await?;
+        let next_page_token = found.next.map(|slug| page.token(slug.as_str())).unwrap_or_default();
+        let user_providers = found.providers.into_iter().map(account::user_provider).collect();
+        Ok(v1::ListUserProvidersResponse { user_providers, next_page_token })
     }
 
     async fn unlink(

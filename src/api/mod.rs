@@ -7,6 +7,7 @@ mod door;
 mod event_service;
 mod external_account_service;
 mod methods;
+mod once;
 mod page;
 mod provider_service;
 mod redirect_url_service;
@@ -19,7 +20,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
 
-use crate::access::Access;
+use crate::access::{Access, Requests};
 use crate::domain::instance::InstanceKind;
 use crate::events::Events;
 use crate::linking::Linking;
@@ -42,6 +43,8 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 pub struct Rooms {
     /// Knows the callers.
     pub access: Access,
+    /// Remembers creating calls.
+    pub requests: Requests,
     /// Hands out tokens.
     pub wallet: Wallet,
     /// Runs flows, keeps accounts.

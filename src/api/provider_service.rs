@@ -3,6 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use super::convert::{fields, provider};
+use super::once::once;
 use super::page::Page;
 use super::{Rooms, door, status};
 use crate::access::Caller;
@@ -20,7 +21,10 @@ impl ProviderService for Rooms {
         request: Request<v1::CreateProviderRequest>,
     ) -> Result<Response<v1::CreateProviderResponse>, Status> {
         let caller = door::caller(&request)?;
-        self.make_provider(caller, request.into_inner()).await.map(Response::new).map_err(status::of)
+        let made = once(self, caller, request.into_inner(), move |rooms, request| async move {
+            rooms.make_provider(caller, request).await
+        });
+        made.await.map(Response::new).map_err(status::of)
     }
 
     async fn get_provider(
@@ -52,7 +56,10 @@ impl ProviderService for Rooms {
         request: Request<v1::CreateProviderSecretRequest>,
     ) -> Result<Response<v1::CreateProviderSecretResponse>, Status> {
         let caller = door::caller(&request)?;
-        self.add_provider_secret(caller, request.into_inner()).await.map(Response::new).map_err(status::of)
+        let made = once(self, caller, request.into_inner(), move |rooms, request| async move {
+            rooms.add_provider_secret(caller, request).await
+        });
+        made.await.map(Response::new).map_err(status::of)
     }
 
     async fn delete_provider_secret(

@@ -3,6 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use super::convert::fields;
+use super::once::once;
 use super::page::Page;
 use super::{Rooms, door, status};
 use crate::access::Caller;
@@ -19,7 +20,10 @@ impl RedirectUrlService for Rooms {
         request: Request<v1::CreateRedirectUrlRequest>,
     ) -> Result<Response<v1::CreateRedirectUrlResponse>, Status> {
         let caller = door::caller(&request)?;
-        self.allow(caller, &request.into_inner()).await.map(Response::new).map_err(status::of)
+        let made = once(self, caller, request.into_inner(), move |rooms, request| async move {
+            rooms.allow(caller, &request).await
+        });
+        made.await.map(Response::new).map_err(status::of)
     }
 
     async fn list_redirect_urls(

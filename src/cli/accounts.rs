@@ -5,14 +5,19 @@ use serde_json::{Value, json};
 use super::remote::{PAGE_SIZE, Remote, Target};
 use super::{link, output, remote};
 use crate::proto::v1::external_account::State;
-use crate::proto::v1::{DeleteExternalAccountRequest, ExternalAccount, ListExternalAccountsRequest};
+use crate::proto::v1::{
+    DeleteExternalAccountRequest, ExternalAccount, ListExternalAccountsRequest, ListUserProvidersRequest,
+    UpdateExternalAccountRequest, UserProvider,
+};
 
-/// Link, renew, list and unlink users' accounts at providers.
+/// Link, renew, list, change and unlink users' accounts at providers.
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
     Link(link::Link),
     Reauthorize(link::Reauthorize),
     List(List),
+    Providers(Providers),
+    Update(Update),
     Unlink(Unlink),
 }
 
@@ -27,6 +32,56 @@ pub(super) struct List {
     /// Only those at this provider
     #[arg(long, value_name = "SLUG")]
     provider: Option<String>,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    target: Target,
+}
+
+/// List the providers with a user's accounts there, and whether one can be linked.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  token-wallet accounts providers alice")]
+pub(super) struct Providers {
+    /// The user, by the id that your services use
+    #[arg(value_name = "USER")]
+    user: String,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Change an account's label, or make it its user's default at the provider.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  token-wallet accounts update eac_01jd… --default\n  \
+                  token-wallet accounts update eac_01jd… --label 'at work'")]
+#[group(id = "change", multiple = true, required = true, args = ["label", "no_label", "default", "no_default"])]
+pub(super) struct Update {
+    /// The account, `eac_…`, as `accounts list` shows it
+    #[arg(value_name = "ACCOUNT")]
+    account: String,
+
+    /// A name for it, up to 128 characters
+    #[arg(long, conflicts_with = "no_label")]
+    label: Option<String>,
+
+    /// Take its label away
+    #[arg(long)]
+    no_label: bool,
+
+    /// Make it the one used when a get names none; the default so far is it no more
+    #[arg(long, conflicts_with = "no_default")]
+    default: bool,
+
+    /// Make it the default no more
+    #[arg(long)]
+    no_default: bool,
 
     /// Print JSON
     #[arg(long)]
@@ -54,6 +109,8 @@ impl Command {
             Self::Link(link) => link.run().await,
             Self::Reauthorize(reauthorize) => reauthorize.run().await,
             Self::List(list) => list.run().await,
+            Self::Providers(providers) => providers.run().await,
+            Self::Update(update) => update.run().await,
             Self::Unlink(unlink) => unlink.run().await,
         }
     }
@@ -72,6 +129,44 @@ impl List {
         }
         let rows: Vec<_> = accounts.into_iter().map(row).collect();
         Ok(output::table(["ACCOUNT", "USER", "PROVIDER", "STATE", "WHO", "TOKEN ENDS"], &rows)?)
+    }
+}
+
+impl Providers {
+    async fn run(self) -> anyhow::Result<()> {
+        let remote = self.target.remote()?;
+        let providers = remote::all(async |page_token| {
+            let request = ListUserProvidersRequest { user_id: self.user.clone(), page_size: PAGE_SIZE, page_token };
+            let page = remote.accounts().list_user_providers(request).await?.into_inner();
+            Ok((page.user_providers, page.next_page_token))
+        })
+        .await?;
+        if self.json {
+            return Ok(output::json(&providers.iter().map(provider_json).collect())?);
+        }
+        let rows: Vec<_> = providers.iter().flat_map(provider_rows).collect();
+        Ok(output::table(["PROVIDER", "NAME", "CONNECTABLE", "ACCOUNT", "STATE", "WHO"], &rows)?)
+    }
+}
+
+impl Update {
+    async fn run(self) -> anyhow::Result<()> {
+        let (label, default) = (self.label.is_some() || self.no_label, self.default || self.no_default);
+        let paths = [("label", label), ("is_default", default)].into_iter().filter(|(_, named)| *named);
+        let request = UpdateExternalAccountRequest {
+            external_account_id: self.account,
+            update_mask: Some(prost_types::FieldMask { paths: paths.map(|(path, _)| path.to_owned()).collect() }),
+            label: self.label.unwrap_or_default(),
+            is_default: self.default,
+            etag: String::new(),
+        };
+        let answer = self.target.remote()?.accounts().update_external_account(request).await?.into_inner();
+        let account = answer.external_account.unwrap_or_default();
+        if self.json {
+            return Ok(output::json(&to_json(&account))?);
+        }
+        output::note("updated");
+        Ok(())
     }
 }
 
@@ -117,6 +212,8 @@ pub(super) fn to_json(account: &ExternalAccount) -> Value {
         "last_refresh_time": output::json_time(account.last_refresh_time),
         "create_time": output::json_time(account.create_time),
         "is_default": account.is_default,
+        "label": account.label,
+        "etag": account.etag,
     })
 }
 
@@ -130,12 +227,37 @@ pub(super) fn is_active(account: &ExternalAccount) -> bool {
     account.state() == State::Active
 }
 
-/// Who it is, as far as the provider says.
+/// Who it is: its label, or what the provider says.
 pub(super) fn who(account: &ExternalAccount) -> &str {
+    if !account.label.is_empty() {
+        return &account.label;
+    }
     let identity = account.identity.as_ref();
     let names = identity.map(|identity| [&identity.username, &identity.email, &identity.name]);
     let best = names.into_iter().flatten().find(|name| !name.is_empty());
     best.unwrap_or(&account.provider_account_id)
+}
+
+fn provider_json(of: &UserProvider) -> Value {
+    json!({
+        "provider": of.provider,
+        "display_name": of.display_name,
+        "external_accounts": of.external_accounts.iter().map(to_json).collect::<Value>(),
+        "connectable": of.connectable,
+    })
+}
+
+/// One line an account; one for a provider without.
+fn provider_rows(of: &UserProvider) -> Vec<[String; 6]> {
+    let connectable = if of.connectable { "yes" } else { "no" };
+    let line = |account: String, state: String, who: String| {
+        [of.provider.clone(), of.display_name.clone(), connectable.to_owned(), account, state, who]
+    };
+    if of.external_accounts.is_empty() {
+        return vec![line(String::new(), String::new(), String::new())];
+    }
+    let accounts = of.external_accounts.iter();
+    accounts.map(|account| line(account.id.clone(), state(account), who(account).to_owned())).collect()
 }
 
 fn row(account: ExternalAccount) -> [String; 6] {
@@ -161,5 +283,7 @@ mod tests {
         assert_eq!(who(&account), "17");
         account.identity = Some(crate::proto::v1::AccountIdentity { name: "Ada".to_owned(), ..Default::default() });
         assert_eq!(who(&account), "Ada");
+        account.label = "at work".to_owned();
+        assert_eq!(who(&account), "at work");
     }
 }

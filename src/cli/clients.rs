@@ -88,7 +88,7 @@ impl Create {
         }
         let key_ttl = self.key_ttl.map(prost_types::Duration::try_from).transpose();
         let key_ttl = key_ttl.map_err(|_| anyhow!("--key-ttl is too long"))?;
-        let request = CreateApiClientRequest { display_name: self.name, key_ttl };
+        let request = CreateApiClientRequest { display_name: self.name, key_ttl, ..Default::default() };
         let created = self.target.remote()?.clients().create_api_client(request).await?.into_inner();
         let incomplete = "the wallet answered without a key";
         let (client, key) = created.api_client.zip(created.api_key).context(incomplete)?;

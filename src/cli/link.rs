@@ -91,6 +91,7 @@ impl Link {
             additional_scopes: self.consent.scope.clone(),
             login_hint: self.consent.login_hint.clone().unwrap_or_default(),
             provider_params: self.consent.param.iter().cloned().collect(),
+            ..Default::default()
         };
         let started = remote.accounts().start_link(request).await;
         let started = started.inspect_err(|status| advise(reason(status).as_deref()))?.into_inner();
@@ -111,6 +112,7 @@ impl Reauthorize {
             additional_scopes: self.consent.scope.clone(),
             login_hint: self.consent.login_hint.clone().unwrap_or_default(),
             provider_params: self.consent.param.iter().cloned().collect(),
+            ..Default::default()
         };
         let started = remote.accounts().start_reauthorization(request).await;
         let started = started.inspect_err(|status| advise(reason(status).as_deref()))?.into_inner();

@@ -167,6 +167,7 @@ impl Create {
             additional_scopes: self.scope,
             endpoints: self.endpoints.into_proto(),
             display_name: self.display_name.unwrap_or_default(),
+            ..Default::default()
         };
         let answer = remote.providers().create_provider(request).await?.into_inner();
         let provider = answer.provider.context("the wallet answered without a provider")?;

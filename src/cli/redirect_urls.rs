@@ -69,7 +69,11 @@ impl Command {
 
 impl Create {
     async fn run(self) -> anyhow::Result<()> {
-        let request = CreateRedirectUrlRequest { url: self.url, api_client_id: self.client.unwrap_or_default() };
+        let request = CreateRedirectUrlRequest {
+            url: self.url,
+            api_client_id: self.client.unwrap_or_default(),
+            ..Default::default()
+        };
         let answer = self.target.remote()?.redirect_urls().create_redirect_url(request).await?;
         let entry = answer.into_inner().redirect_url.unwrap_or_default();
         if self.json {

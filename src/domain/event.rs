@@ -75,6 +75,9 @@ kinds! {
         "An operator must look: a damaged store, or a wrong key.";
     /// An account's consent will soon run out by itself.
     AccountExpiresSoon = "account.expires_soon", Ordinary, "user, account", "Ask the user to link the account again, in time.";
+    /// An account became its user's default at the provider (`set`), or ceased to be without a successor (`unset`).
+    AccountDefaultChanged = "account.default_changed", Ordinary, "user, account, reason",
+        "Nothing: a get that names no account follows the default.";
     /// The provider gave no refresh token though one was asked for.
     AccountNotRefreshable = "account.not_refreshable", Ordinary, "user, account, flow",
         "The account ends with its access token: look at the provider's scopes and at its application's settings.";

@@ -15,6 +15,7 @@ pub mod policy;
 pub mod provider;
 pub mod reason;
 pub mod redirect;
+pub mod request;
 pub mod scopes;
 pub mod secret;
 pub mod spool;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
+use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::domain::ids::ReplicaId;
 use crate::domain::instance::InstanceKind;
@@ -20,7 +21,7 @@ use crate::store::Store;
 use crate::vault::Vault;
 use crate::wallet::{FlowIds, Wallet};
 
-pub use accounts::Account;
+pub use accounts::{Account, AccountEdit, UserProvider, UserProviderPage};
 pub use complete::{Linked, Proof};
 pub use consent::Refused;
 pub use receive::{Callback, Received};
@@ -34,6 +35,8 @@ pub struct Linking(Arc<Parts>);
 pub struct Parts {
     /// The store.
     pub store: Store,
+    /// What of it may be kept in memory.
+    pub cache: Cache,
     /// Seals flows' secrets and profiles.
     pub vault: Arc<Vault>,
     /// The configured providers.

@@ -27,7 +27,7 @@ const KEEP_COHERENCE: Duration = Duration::from_mins(10);
 const BATCH: u32 = 100;
 
 impl Linking {
-    /// Fails flows that ran out of time, and removes what ended long ago.
+    /// Fails flows that ran out of time, and removes what ended or was answered long ago.
     pub async fn tidy(&self) -> Result<(), Failure> {
         let now = self.0.clock.now();
         self.0.store.expire_flows(now).await?;
@@ -36,6 +36,7 @@ impl Linking {
         self.abandon(now.minus(ABANDONED_AFTER), heard_since, now).await?;
         self.0.store.delete_flows(now.minus(KEEP_ENDED)).await?;
         self.0.store.tidy_coherence(now.minus(KEEP_COHERENCE)).await?;
+        self.0.store.tidy_requests(now).await?;
         Ok(())
     }
 

@@ -113,6 +113,11 @@ impl Registry {
         after: Option<&str>,
         limit: u32,
     ) -> Result<ProviderPage, Failure> {
+        self.page(after, limit).await
+    }
+
+    /// The same for use cases that show less of them.
+    pub async fn page(&self, after: Option<&str>, limit: u32) -> Result<ProviderPage, Failure> {
         let mut rows = self.store.list_providers(after, limit.saturating_add(1)).await?;
         let is_last = rows.len() <= usize::try_from(limit).unwrap_or(usize::MAX);
         rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));

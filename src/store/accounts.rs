@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::Store;
+use super::coherence::{self, Stale};
 use super::error::StoreError;
+use super::events;
 use super::grants::freshness;
 use super::sql::{Row, args, statements};
 use crate::clock::Timestamp;
-use crate::domain::account::AccountState;
+use crate::domain::account::{AccountState, Label};
+use crate::domain::event::{Event, EventKind};
 use crate::domain::ids::{AccountId, ProviderId};
 use crate::domain::provider::{Profile, Slug};
 use crate::domain::scopes::Scopes;
@@ -33,8 +36,12 @@ pub struct AccountRow {
     pub state: AccountState,
     /// Why not, if not.
     pub state_reason: Option<String>,
+    /// A name that its user chose.
+    pub label: Option<Sealed<Label>>,
     /// Whether it is its user's default at the provider.
     pub is_default: bool,
+    /// Counts the changes of label and default.
+    pub revision: i64,
     /// When it was linked.
     pub created_at: Timestamp,
     /// Every scope that was ever granted.
@@ -64,11 +71,39 @@ pub struct AccountFilter {
     pub state: Option<AccountState>,
 }
 
+/// A change of an account. Unset fields stay as they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AccountChange {
+    /// The new label; `Some(None)` takes it away.
+    pub label: Option<Option<Sealed<Label>>>,
+    /// Whether it is its user's default at the provider.
+    pub is_default: Option<bool>,
+    /// The revision that it must still have.
+    pub revision: Option<i64>,
+}
+
+/// What became of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpdateAccount {
+    /// It is done.
+    Done {
+        /// Whether a get that names no account may be answered otherwise now.
+        default_changed: bool,
+    },
+    /// There is no such account, or it is unlinked.
+    NotFound,
+    /// The account was changed since.
+    Changed,
+}
+
+/// The most accounts that are shown beside providers.
+const SHOWN: u32 = 1_000;
+
 macro_rules! select {
     () => {
         "SELECT a.id AS a_id, a.user_id AS a_user_id, a.provider_id AS a_provider_id, p.slug AS a_provider_slug,
             a.subject AS a_subject, a.profile AS a_profile, a.state AS a_state, a.state_reason AS a_state_reason,
-            a.is_default AS a_is_default, a.created_at AS a_created_at,
+            a.is_default AS a_is_default, a.label AS a_label, a.revision AS a_revision, a.created_at AS a_created_at,
             a.scope_history AS a_scope_history,
             g.id AS g_id, g.scopes AS g_scopes, g.params AS g_params, g.requested_scopes AS g_requested_scopes, g.issued_at AS g_issued_at,
             g.refresh_generation AS g_refresh_generation, g.lifetime AS g_lifetime,
@@ -91,6 +126,25 @@ statements! {
     }
     BY_ID { select!() "WHERE a.id = $1" }
     LIST { select!() "WHERE " filter!() "ORDER BY a.id DESC LIMIT $4" }
+    // Byte for byte, as providers are listed.
+    LIST_BESIDE {
+        select!() "WHERE a.user_id = $1 AND a.state <> 'unlinked' AND p.slug >= $2 AND p.slug <= $3
+                   ORDER BY p.slug, a.id LIMIT $4"
+    }
+    // All that may lose or take the default, in one order, so that two changes do not wait for each other.
+    LOCK_SIBLINGS {
+        "SELECT id, user_id, provider_id, is_default, revision FROM external_accounts
+         WHERE (user_id, provider_id) = (SELECT user_id, provider_id FROM external_accounts WHERE id = $1)
+            AND state <> 'unlinked' ORDER BY id" [pg " FOR UPDATE"]
+    }
+    UNSET_DEFAULT {
+        "UPDATE external_accounts SET is_default = FALSE, revision = revision + 1
+         WHERE user_id = $1 AND provider_id = $2 AND id <> $3 AND is_default AND state <> 'unlinked'"
+    }
+    UPDATE {
+        "UPDATE external_accounts SET label = CASE WHEN $2 THEN $3 ELSE label END, is_default = $4, revision = revision + 1
+         WHERE id = $1 AND revision = $5 AND state <> 'unlinked'"
+    }
     LIST_OF_USER { select!() "WHERE a.user_id = $5 AND " filter!() "ORDER BY a.id DESC LIMIT $4" }
 }
 
@@ -127,6 +181,57 @@ impl Store {
         };
         rows.iter().map(account).collect()
     }
+
+    /// A user's accounts at the providers from slug `first` to `last`, by slug, the oldest first; up to a thousand.
+    pub async fn accounts_beside(
+        &self,
+        user: &UserId,
+        first: &Slug,
+        last: &Slug,
+    ) -> Result<Vec<AccountRow>, StoreError> {
+        self.db.all(&LIST_BESIDE, args![user, first, last, SHOWN]).await?.iter().map(account).collect()
+    }
+
+    /// Changes an account; what becomes the default takes that from the one before.
+    pub async fn update_account(
+        &self,
+        id: AccountId,
+        change: &AccountChange,
+        now: Timestamp,
+    ) -> Result<UpdateAccount, StoreError> {
+        let mut tx = self.db.begin().await?;
+        let siblings = tx.all(&LOCK_SIBLINGS, args![id]).await?;
+        let mut found = None;
+        for row in &siblings {
+            let cells = row.of("external_accounts", "", "id")?;
+            if cells.parse::<AccountId>("id")? == id {
+                found = Some(cells);
+            }
+        }
+        let Some(cells) = found else { return Ok(UpdateAccount::NotFound) };
+        let (user, provider) = (cells.user("user_id")?, cells.parse("provider_id")?);
+        let (was_default, revision): (bool, i64) = (cells.get("is_default")?, cells.get("revision")?);
+        if change.revision.is_some_and(|expected| expected != revision) {
+            return Ok(UpdateAccount::Changed);
+        }
+        let is_default = change.is_default.unwrap_or(was_default);
+        if is_default {
+            tx.execute(&UNSET_DEFAULT, args![&user, provider, id]).await?;
+        }
+        let label = change.label.as_ref();
+        let values = args![id, label.is_some(), label.and_then(Option::as_ref), is_default, revision];
+        if tx.execute(&UPDATE, values).await? == 0 {
+            return Ok(UpdateAccount::Changed);
+        }
+        let default_changed = is_default != was_default;
+        if default_changed {
+            let event = Event::new(EventKind::AccountDefaultChanged, now, user.clone(), provider).account(id);
+            events::insert(&mut tx, &event.because(if is_default { "set" } else { "unset" })).await?;
+            coherence::tell(&mut tx, &Stale::Account { provider, user }, now).await?;
+        }
+        tx.commit().await?;
+        Ok(UpdateAccount::Done { default_changed })
+    }
 }
 
 fn account(row: &Row) -> Result<AccountRow, StoreError> {
@@ -140,7 +245,9 @@ fn account(row: &Row) -> Result<AccountRow, StoreError> {
         profile: cells.sealed_opt("profile")?,
         state: cells.read("state", AccountState::parse)?,
         state_reason: cells.get("state_reason")?,
+        label: cells.sealed_opt("label")?,
         is_default: cells.get("is_default")?,
+        revision: cells.get("revision")?,
         created_at: cells.time("created_at")?,
         scope_history: cells.json("scope_history")?,
         params: BTreeMap::new(),

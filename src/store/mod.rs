@@ -22,6 +22,7 @@ mod providers;
 mod record;
 mod redirect_urls;
 mod replicas;
+mod request_ids;
 mod revocations;
 mod session;
 mod sql;
@@ -31,7 +32,7 @@ mod upkeep;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use accounts::{AccountFilter, AccountRow};
+pub use accounts::{AccountChange, AccountFilter, AccountRow, UpdateAccount};
 pub use api_clients::{ApiClientRow, ApiKeyRow, StoredApiKey};
 pub use claims::Claim;
 pub use coherence::{Changes, Stale};
@@ -47,6 +48,7 @@ pub use providers::{DeleteProvider, NewProvider, ProviderChange, ProviderRow};
 pub use record::{GrantChange, Outcome, Recorded};
 pub use redirect_urls::RedirectUrlRow;
 pub use replicas::Beat;
+pub use request_ids::RequestRow;
 pub use revocations::{Revocation, RevocationClaim, RevocationEnd};
 pub use standing::Blame;
 pub use upkeep::Census;
@@ -95,6 +97,7 @@ const STATEMENTS: &[&[Sql]] = &[
     record::ALL,
     redirect_urls::ALL,
     replicas::ALL,
+    request_ids::ALL,
     revocations::ALL,
     upkeep::ALL,
     standing::ALL,

@@ -166,7 +166,8 @@ statements! {
     }
     CURRENT_GRANT { "SELECT id FROM grants WHERE account_id = $1 AND is_current" }
     UNLINK {
-        "UPDATE external_accounts SET state = 'unlinked', state_reason = NULL, is_default = FALSE, profile = NULL, unlinked_at = $2
+        "UPDATE external_accounts SET state = 'unlinked', state_reason = NULL, is_default = FALSE, profile = NULL,
+            label = NULL, unlinked_at = $2
          WHERE id = $1 AND state <> 'unlinked'"
     }
     QUARANTINE_GRANT {

@@ -1,6 +1,8 @@
 //! Revocations: what is taken back at the provider when a grant has ended. A try is claimed by counting it, and its claim
 //! ends by itself; the lease of a refresh that may still be under way is left alone.
 
+use std::collections::BTreeMap;
+
 use super::error::StoreError;
 use super::events;
 use super::lanes::Lane;
@@ -33,6 +35,8 @@ pub struct Revocation {
     pub refresh_token: Option<Sealed<RefreshToken>>,
     /// That one's generation.
     pub refresh_generation: Option<i64>,
+    /// The per-user parts of the provider's URLs.
+    pub params: BTreeMap<String, String>,
     /// A refresh was sent and its answer is not known: there may be newer tokens than these.
     pub in_doubt: bool,
     /// When it ended.
@@ -97,7 +101,7 @@ statements! {
     CLAIM {
         "UPDATE grants SET revoke_attempts = revoke_attempts + 1, revoke_at = $5, revoking_until = $5 WHERE id = $4 AND " due!()
         "RETURNING id, account_id, user_id, provider_id, access_token, access_generation, refresh_token, refresh_generation,
-            revoke_attempts, committed_fence, ending_at, (lease_until IS NOT NULL OR doubted_fence IS NOT NULL) AS in_doubt"
+            params, revoke_attempts, committed_fence, ending_at, (lease_until IS NOT NULL OR doubted_fence IS NOT NULL) AS in_doubt"
     }
     RENEW {
         "UPDATE grants SET revoke_at = $4, revoking_until = $4
@@ -282,6 +286,7 @@ fn revocation(row: &Row) -> Result<Revocation, StoreError> {
         access_generation: cells.get("access_generation")?,
         refresh_token: cells.sealed_opt("refresh_token")?,
         refresh_generation: cells.get("refresh_generation")?,
+        params: cells.json("params")?,
         in_doubt: cells.get("in_doubt")?,
         ending_at: cells.time("ending_at")?,
         attempt: cells.count("revoke_attempts")?,

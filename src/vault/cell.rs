@@ -10,7 +10,9 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::envelope::Fields;
 use crate::clock::Timestamp;
+use crate::domain::account::Label;
 use crate::domain::provider::{Lifetime, Profile, TokenAnswer};
+use crate::domain::request::Request;
 use crate::domain::scopes::Scopes;
 use crate::domain::secret::{AccessToken, AuthorizationCode, ClientSecret, PkceVerifier, RefreshToken};
 use crate::domain::spool::{Entry, ExchangeAnswer, RefreshAnswer};
@@ -86,6 +88,35 @@ text_cells! {
 
 impl JsonCell for Profile {
     const PLACE: Place = Place("external_accounts.profile");
+}
+
+impl JsonCell for Label {
+    const PLACE: Place = Place("external_accounts.label");
+}
+
+/// The hash of what was asked, then what was answered, if it is known: one byte tells.
+impl Cell for Request {
+    const PLACE: Place = Place("request_ids.record");
+
+    fn to_plain(&self) -> Option<Zeroizing<Vec<u8>>> {
+        let answer = self.answer.as_ref();
+        let mut plain =
+            Zeroizing::new(Vec::with_capacity(self.asked.len() + 1 + answer.map_or(0, |bytes| bytes.len())));
+        plain.extend_from_slice(&self.asked);
+        plain.push(u8::from(answer.is_some()));
+        answer.into_iter().for_each(|bytes| plain.extend_from_slice(bytes));
+        Some(plain)
+    }
+
+    fn from_plain(plain: Zeroizing<Vec<u8>>) -> Option<Self> {
+        let (asked, rest) = plain.split_first_chunk()?;
+        let answer = match rest.split_first()? {
+            (0, []) => None,
+            (1, bytes) => Some(Zeroizing::new(bytes.to_vec())),
+            _ => return None,
+        };
+        Some(Self { asked: *asked, answer })
+    }
 }
 
 /// How a [`TokenAnswer`] is parked: it holds secrets, so it has no `Serialize` of its own.
@@ -223,7 +254,7 @@ impl<T: JsonCell> Cell for T {
 }
 
 impl<'a> Owner<'a> {
-    /// Of an account's profile: the row is the account's own.
+    /// Of an account's profile and label: the row is the account's own.
     pub const fn of_profile(account: &'a str, user: &'a str, provider: &'a str) -> Self {
         Self { row: account, account, user, provider, generation: 0 }
     }
@@ -339,6 +370,17 @@ mod tests {
             assert_eq!(plain.capacity(), plain.len());
             assert!(Entry::from_plain(plain) == Some(entry));
         }
+    }
+
+    #[test]
+    fn a_request_reads_back_with_its_answer_and_without() {
+        for answer in [None, Some(vec![]), Some(b"answer".to_vec())] {
+            let plain = Request { asked: [7; 32], answer: answer.clone().map(Zeroizing::new) }.to_plain().unwrap();
+            assert_eq!(plain.capacity(), plain.len());
+            let read = Request::from_plain(plain).unwrap();
+            assert_eq!((read.asked, read.answer.map(|bytes| bytes.to_vec())), ([7; 32], answer));
+        }
+        assert!(Request::from_plain(Zeroizing::new(vec![0; 32])).is_none());
     }
 
     #[test]

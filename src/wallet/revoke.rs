@@ -190,7 +190,7 @@ impl Inner {
                 return Tried::Later { why: "late", after: None };
             }
             failpoint!("revoke.sent");
-            let result = provider.revoke(token).await;
+            let result = provider.at(&claim.params).revoke(token).await;
             let _ = self.registry.settle(provider, permit, &result).await;
             match result {
                 Ok(()) => {}

@@ -46,7 +46,7 @@ pub(super) async fn look() -> StatusCode {
 pub(super) async fn post(State(rooms): State<Rooms>, Path(provider): Path<String>, form: Bytes) -> Response {
     match rooms.linking.takes_form_posts(provider).await {
         Ok(true) => {}
-        Ok(false) => return (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET, HEAD")]).into_response(),
+        Ok(false) => return ([(header::ALLOW, "GET,HEAD")], page::method_not_allowed()).into_response(),
         Err(failure) => {
             log(&failure);
             return page::failed(&failure);

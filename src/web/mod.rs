@@ -1,6 +1,7 @@
 //! The HTTP doors: the callback and pages for people, the ops endpoints for operators.
 
 mod callback;
+mod hurry;
 mod ops;
 mod page;
 
@@ -18,6 +19,7 @@ use tokio::net::TcpListener;
 use crate::domain::instance::InstanceKind;
 use crate::linking::Linking;
 
+use hurry::Hurried;
 pub use ops::{Readiness, serve as serve_ops};
 
 /// What the web door opens to.
@@ -41,11 +43,12 @@ pub async fn serve(
     let router = Router::new()
         .route("/oauth/callback/{provider}", get(callback::receive).head(callback::look).post(callback::post))
         .layer(DefaultBodyLimit::max(callback::LONGEST_QUERY))
+        .method_not_allowed_fallback(|| async { page::method_not_allowed() })
         .fallback(|| async { page::not_found() })
         .layer(middleware::from_fn(move |request, next| check_host(kind, request, next)))
         .layer(middleware::from_fn(harden))
         .with_state(rooms);
-    axum::serve(listener, router).with_graceful_shutdown(shutdown).await
+    axum::serve(Hurried::new(listener), router).with_graceful_shutdown(shutdown).await
 }
 
 /// A development instance answers to this machine's own names alone, so that no web site can reach it by a name that

@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 
+use super::hurry::Hurried;
 use crate::store::Store;
 use crate::telemetry;
 use crate::wallet::Wallet;
@@ -37,10 +39,17 @@ pub async fn serve(
         .route("/readyz", get(ready))
         .route(
             "/metrics",
-            get(|| async { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], telemetry::metrics::render()) }),
+            get(|| async {
+                ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], telemetry::metrics::render())
+            }),
         )
+        .layer(middleware::map_response(async |mut response: Response| {
+            // Whoever stands between must not answer for us.
+            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            response
+        }))
         .with_state(readiness);
-    axum::serve(listener, router).with_graceful_shutdown(shutdown).await
+    axum::serve(Hurried::new(listener), router).with_graceful_shutdown(shutdown).await
 }
 
 async fn ready(State(readiness): State<Readiness>) -> Response {

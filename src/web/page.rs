@@ -87,6 +87,18 @@ pub(super) fn not_found() -> Response {
     )
 }
 
+/// The page is there, but not to be asked for like this.
+pub(super) fn method_not_allowed() -> Response {
+    message(
+        StatusCode::METHOD_NOT_ALLOWED,
+        Page {
+            title: "Not like this",
+            sentence: "This page cannot be asked for in this way.",
+            next: "Go back to the application that you came from.",
+        },
+    )
+}
+
 fn message(status: StatusCode, Page { title, sentence, next }: Page) -> Response {
     let (sentence, next) = (escape(sentence), escape(next));
     page(status, title, &format!("<h1>{}</h1><p>{sentence}</p><p>{next}</p>", escape(title)))
@@ -99,8 +111,10 @@ fn page(status: StatusCode, title: &str, body: &str) -> Response {
 fn html(status: StatusCode, title: &str, head: &str, body: &str) -> Response {
     let html = format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>{title}</title>\
-         {head}<style>{STYLE}</style></head><body><main>{body}</main></body></html>"
+         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
+         <meta name=\"color-scheme\" content=\"light dark\"><title>{}</title>{head}<style>{STYLE}</style></head>\
+         <body><main>{body}</main></body></html>",
+        escape(title)
     );
     (status, [(header::CONTENT_TYPE, "text/html; charset=utf-8")], html).into_response()
 }
@@ -125,5 +139,44 @@ mod tests {
     #[test]
     fn what_is_shown_is_escaped() {
         assert_eq!(escape("<b a='\"'>&"), "&#60;b a=&#39;&#34;&#39;&#62;&#38;");
+    }
+
+    async fn html(page: Response) -> String {
+        let body = axum::body::to_bytes(page.into_body(), 1 << 16).await.unwrap();
+        String::from_utf8(body.to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_a_flow_brings_cannot_become_markup() {
+        let evil = "</code></pre><script>alert('x')</script>\"&";
+        let page = html(finished(evil, evil, evil)).await;
+        assert!(!page.contains("<script") && page.matches("&#60;script&#62;").count() == 3, "{page}");
+    }
+
+    #[tokio::test]
+    async fn every_reason_has_a_page_that_says_what_to_do_next() {
+        use std::time::Duration;
+        let retry_after = Duration::from_secs(1);
+        for (failure, status, told) in [
+            (Failure::FlowCancelled, 400, "was not given"),
+            (Failure::FlowSessionMismatch { stolen: true }, 403, "start again"),
+            (Failure::AccountLinkedToAnotherUser, 409, "by another user"),
+            (Failure::RedirectUrlNotAllowed, 400, "may not be returned to"),
+            (Failure::ProviderUnavailable { retry_after }, 503, "Reload this page"),
+            (Failure::StoreUnavailable, 503, "Reload this page"),
+            (Failure::Internal, 500, "on our side"),
+        ] {
+            let page = failed(&failure);
+            assert_eq!(page.status().as_u16(), status, "{failure}");
+            let html = html(page).await;
+            assert!(html.contains(told) && html.starts_with("<!doctype html><html lang=\"en\">"), "{failure}: {html}");
+        }
+        for meaning in Failure::MEANINGS {
+            let (status, Page { title, sentence, next }) = (meaning.kind.http_status(), meaning.page);
+            assert!(
+                StatusCode::from_u16(status).is_ok_and(|status| status.is_client_error() || status.is_server_error())
+            );
+            assert!([title, sentence, next].iter().all(|text| !text.is_empty()), "{}", meaning.reason);
+        }
     }
 }

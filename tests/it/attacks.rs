@@ -10,7 +10,8 @@ use crate::support::harness::{APP_URL, Harness, on_both_engines, reason};
 impl Harness {
     /// Another application with an API key of its own.
     async fn another_app(&self) -> String {
-        let request = v1::CreateApiClientRequest { display_name: "another".into(), key_ttl: None };
+        let request =
+            v1::CreateApiClientRequest { display_name: "another".into(), key_ttl: None, ..Default::default() };
         self.clients().create_api_client(request).await.unwrap().into_inner().api_key.unwrap().secret
     }
 

@@ -32,8 +32,7 @@ on_both_engines! {
         let harness = Harness::start(engine).await;
         let request = v1::CreateApiClientRequest {
             display_name: "short-lived".into(),
-            key_ttl: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
-        };
+            key_ttl: Some(prost_types::Duration { seconds: 60, nanos: 0 }), ..Default::default() };
         let made = harness.clients().create_api_client(request).await.unwrap().into_inner();
         let (client, key) = (made.api_client.unwrap(), made.api_key.unwrap());
         let works = async |key: &str| {
@@ -55,7 +54,7 @@ on_both_engines! {
             answers.push((refused.code(), refused.message().to_owned(), refused.details().to_vec()));
         }
         // Revoked, after it has worked.
-        let request = v1::CreateApiClientRequest { display_name: "revoked".into(), key_ttl: None };
+        let request = v1::CreateApiClientRequest { display_name: "revoked".into(), key_ttl: None, ..Default::default() };
         let made = harness.clients().create_api_client(request).await.unwrap().into_inner();
         let secret = made.api_key.unwrap().secret;
         works(&secret).await.unwrap();

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use super::support::child::{Running, binary, run_in, text};
 
 /// Each command with words that its help must have.
-const COMMANDS: [(&str, &[&str]); 37] = [
+const COMMANDS: [(&str, &[&str]); 39] = [
     ("", &["dev", "serve", "accounts", "Exit codes", "Examples"]),
     ("dev", &["--data-dir", "--grpc-addr", "--web-addr", "--ops-addr", "--token-ttl", "--json", "[default: 60s]"]),
     ("serve", &["--config", "--bootstrap-admin-key-file", "keys init"]),
@@ -37,9 +37,11 @@ const COMMANDS: [(&str, &[&str]); 37] = [
     ("redirect-urls create", &["<URL>", "--client", "http://127.0.0.1/linked"]),
     ("redirect-urls list", &["--json"]),
     ("redirect-urls delete", &["<ENTRY>"]),
-    ("accounts", &["link", "list", "unlink"]),
+    ("accounts", &["link", "list", "providers", "update", "unlink"]),
     ("accounts link", &["<USER>", "<PROVIDER>", "--scope", "--login-hint", "--timeout"]),
     ("accounts list", &["--user", "--provider", "--json"]),
+    ("accounts providers", &["<USER>", "--json"]),
+    ("accounts update", &["<ACCOUNT>", "--label", "--no-label", "--default", "--no-default", "--json"]),
     ("accounts unlink", &["<ACCOUNT>"]),
     ("token", &["get"]),
     ("token get", &["<USER>", "<PROVIDER>", "--min-ttl", "--scope", "--account", "--header", "--json"]),
@@ -77,6 +79,8 @@ fn wrong_usage_exits_with_2_and_says_what_is_right() {
     for (arguments, told) in [
         (&["token", "get", "demo"][..], "<PROVIDER>"),
         (&["accounts", "unlink"], "<ACCOUNT>"),
+        (&["accounts", "update", "eac_x"], "--label"),
+        (&["accounts", "update", "eac_x", "--default", "--no-default"], "--no-default"),
         (&["token", "get", "demo", "sandbox", "--min-ttl", "soon"], "--min-ttl"),
         (&["providers", "create", "acme", "--client-id", "x"], "--client-secret-file"),
         (&["providers", "update", "acme", "--scope", "a", "--no-scopes"], "--no-scopes"),

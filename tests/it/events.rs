@@ -177,7 +177,7 @@ on_both_engines! {
         let harness = Harness::start(engine).await;
         let make = async |seconds: Option<i64>| {
             let key_ttl = seconds.map(|seconds| prost_types::Duration { seconds, nanos: 0 });
-            let request = v1::CreateApiClientRequest { display_name: "watcher".into(), key_ttl };
+            let request = v1::CreateApiClientRequest { display_name: "watcher".into(), key_ttl, ..Default::default() };
             let made = harness.clients().create_api_client(request).await.unwrap().into_inner();
             let (client, key) = (made.api_client.unwrap().id, made.api_key.unwrap().secret);
             let events = v1::event_service_client::EventServiceClient::with_interceptor(harness.channel(), Key::new(&key));

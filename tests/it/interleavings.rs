@@ -1,9 +1,10 @@
 //! What befalls one account at once: refreshes, unlinking, consents anew and gets, in every order that anybody thought
 //! of. A row is a script; what is left at the provider and what callers are told is the same whatever the engine.
 
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, future, stream};
+use futures_util::{FutureExt as _, StreamExt as _, future, stream};
 use token_wallet::proto::v1;
 use token_wallet::sandbox::{Effect, Options, Person, Reply, Rule};
 use tonic::Status;
@@ -248,8 +249,8 @@ struct Play {
 on_both_engines! {
     async fn n3_whatever_befalls_an_account_at_once_nothing_dead_is_served_and_nothing_left_alive(engine) {
         let plays = stream::iter(ROWS).map(|row| async move {
-            let played = tokio::spawn(async move { Play::new(engine).await.run(row).await }).await;
-            played.err().map(|_| row.name)
+            let playing = async { Play::new(engine).await.run(row).await };
+            AssertUnwindSafe(playing).catch_unwind().await.err().map(|_| row.name)
         });
         let failed: Vec<_> = plays.buffer_unordered(6).filter_map(future::ready).collect().await;
         assert!(failed.is_empty(), "{failed:#?}");

@@ -373,11 +373,15 @@ async fn callers(wallet: &Wallet, traces: &mut Traces, secrets: &mut Secrets) {
         traces.refused("provider", wallet.providers().create_provider(request).await);
     }
     for (provider, client_secret) in [("sandbox", format!("{STRANGER}\n")), ("none", STRANGER.to_owned())] {
-        let request = v1::CreateProviderSecretRequest { provider: provider.into(), client_secret };
+        let request =
+            v1::CreateProviderSecretRequest { provider: provider.into(), client_secret, ..Default::default() };
         traces.refused("provider secret", wallet.providers().create_provider_secret(request).await);
     }
-    let request =
-        v1::CreateProviderSecretRequest { provider: "sandbox".into(), client_secret: CLIENT_SECRET.to_owned() };
+    let request = v1::CreateProviderSecretRequest {
+        provider: "sandbox".into(),
+        client_secret: CLIENT_SECRET.to_owned(),
+        ..Default::default()
+    };
     traces.told("second provider secret", wallet.providers().create_provider_secret(request).await);
     let request = v1::CreateApiClientRequest { display_name: "second".into(), ..Default::default() };
     let made = wallet.clients().create_api_client(request).await.unwrap().into_inner();

@@ -269,7 +269,7 @@ on_both_engines! {
             let lost = Rule::refresh(Effect::Close).times(silences);
             harness.sandbox.set_faults([if silences == 1 { lost.after() } else { lost }]);
             harness.work().await;
-            let new = v1::CreateProviderSecretRequest { provider: "sandbox".into(), client_secret: "second-secret".into() };
+            let new = v1::CreateProviderSecretRequest { provider: "sandbox".into(), client_secret: "second-secret".into(), ..Default::default() };
             harness.providers().create_provider_secret(new).await.unwrap();
             let mut settings = harness.sandbox.settings();
             settings.client_secrets.insert(DEFAULT_CLIENT_ID.into(), vec!["second-secret".into()]);

@@ -3,6 +3,7 @@
 #![allow(clippy::unchecked_time_subtraction, reason = "a test that is wrong by a minute may panic")]
 #![allow(unreachable_pub, reason = "nothing of a test binary is reachable from outside")]
 
+mod accounts;
 mod attacks;
 mod busy_store;
 mod cache;
@@ -30,6 +31,7 @@ mod metrics;
 mod ordinary_build;
 mod outages;
 mod outbound;
+mod pages;
 mod parked;
 mod processes;
 mod provider_answers;

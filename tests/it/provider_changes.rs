@@ -48,7 +48,11 @@ async fn update(harness: &Harness, paths: &[&str], request: v1::UpdateProviderRe
 }
 
 async fn add_secret(harness: &Harness, provider: &str, secret: &str) -> Result<v1::ProviderSecret, Status> {
-    let request = v1::CreateProviderSecretRequest { provider: provider.into(), client_secret: secret.into() };
+    let request = v1::CreateProviderSecretRequest {
+        provider: provider.into(),
+        client_secret: secret.into(),
+        ..Default::default()
+    };
     let answer = harness.providers().create_provider_secret(request).await;
     answer.map(|answer| answer.into_inner().provider_secret.unwrap())
 }

@@ -101,7 +101,7 @@ on_both_engines! {
 
     async fn p8_with_two_secrets_the_change_at_the_provider_is_not_noticed(engine) {
         let harness = Harness::with_users(engine, 2, Options::default()).await;
-        let new = v1::CreateProviderSecretRequest { provider: "sandbox".into(), client_secret: "second-secret".into() };
+        let new = v1::CreateProviderSecretRequest { provider: "sandbox".into(), client_secret: "second-secret".into(), ..Default::default() };
         harness.providers().create_provider_secret(new).await.unwrap();
         let mut settings = harness.sandbox.settings();
         settings.client_secrets.insert(DEFAULT_CLIENT_ID.into(), vec!["second-secret".into()]);

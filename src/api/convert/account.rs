@@ -1,14 +1,14 @@
 //! External accounts.
 
 use super::fields;
-use crate::domain::account::AccountState;
+use crate::domain::account::{AccountState, Label};
 use crate::domain::error::Failure;
-use crate::linking::Account;
+use crate::linking::{Account, AccountEdit, UserProvider};
 use crate::proto::v1;
 use crate::proto::v1::external_account::State;
 
 pub(in crate::api) fn account(account: Account) -> v1::ExternalAccount {
-    let Account { row, profile } = account;
+    let Account { row, profile, label } = account;
     v1::ExternalAccount {
         id: row.id.to_string(),
         user_id: row.user.to_string(),
@@ -29,6 +29,40 @@ pub(in crate::api) fn account(account: Account) -> v1::ExternalAccount {
         last_refresh_time: row.issued_at.map(fields::moment),
         create_time: Some(fields::moment(row.created_at)),
         is_default: row.is_default,
+        label: label.map(Label::into_string).unwrap_or_default(),
+        etag: row.revision.to_string(),
+    }
+}
+
+/// What an update names.
+pub(in crate::api) fn edit(request: v1::UpdateExternalAccountRequest) -> Result<AccountEdit, Failure> {
+    let paths = request.update_mask.map(|mask| mask.paths).unwrap_or_default();
+    if paths.is_empty() {
+        return Err(Failure::field("update_mask", "must name what to change: label, is_default"));
+    }
+    // What is no revision of ours was never this account's etag.
+    let revision =
+        fields::optional(request.etag).map(|etag| etag.parse().map_err(|_| Failure::Conflict)).transpose()?;
+    let mut edit = AccountEdit { revision, ..AccountEdit::default() };
+    for path in paths {
+        match path.as_str() {
+            "label" => {
+                let label = Label::parse(request.label.clone()).map_err(|why| Failure::field("label", why))?;
+                edit.label = Some(label);
+            }
+            "is_default" => edit.is_default = Some(request.is_default),
+            _ => return Err(Failure::field("update_mask", "must name some of label, is_default")),
+        }
+    }
+    Ok(edit)
+}
+
+pub(in crate::api) fn user_provider(of: UserProvider) -> v1::UserProvider {
+    v1::UserProvider {
+        provider: of.provider.slug.to_string(),
+        display_name: of.provider.display_name,
+        external_accounts: of.accounts.into_iter().map(account).collect(),
+        connectable: of.connectable,
     }
 }
 

@@ -47,6 +47,7 @@ const fn event_type(kind: EventKind) -> EventType {
         EventKind::AccountRecovered => EventType::AccountRecovered,
         EventKind::AccountQuarantined => EventType::AccountQuarantined,
         EventKind::AccountExpiresSoon => EventType::AccountExpiresSoon,
+        EventKind::AccountDefaultChanged => EventType::AccountDefaultChanged,
         EventKind::AccountNotRefreshable => EventType::AccountNotRefreshable,
         EventKind::ProviderMisconfigured => EventType::ProviderMisconfigured,
         EventKind::ProviderUntrusted => EventType::ProviderUntrusted,

@@ -58,7 +58,7 @@ impl Add {
     async fn run(self) -> anyhow::Result<()> {
         let remote = self.target.remote()?;
         let client_secret = secret::read(&self.client_secret_file)?.expose().to_owned();
-        let request = CreateProviderSecretRequest { provider: self.provider, client_secret };
+        let request = CreateProviderSecretRequest { provider: self.provider, client_secret, ..Default::default() };
         let answer = remote.providers().create_provider_secret(request).await?.into_inner();
         let added = answer.provider_secret.context("the wallet answered without a secret")?;
         Ok(output::line(output::plain(&added.id))?)
