@@ -153,7 +153,7 @@ on_both_engines! {
         assert_eq!(harness.grants().await, ["active current", "ending mismatch"], "and what came is to be revoked");
         let live = v1::ListExternalAccountsRequest { user_id: "u".into(), ..Default::default() };
         let live = harness.accounts().list_external_accounts(live).await.unwrap().into_inner().external_accounts;
-        assert_eq!(live, [account.clone()]);
+        assert_eq!(live, std::slice::from_ref(&account));
         // The same with another account of that user: it keeps its own grant.
         let other = harness.link("u", "bob").await;
         let refused = harness.reauthorized("u", &account.id, "bob").await.unwrap_err();

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use token_wallet::clock::Timestamp;
 use token_wallet::domain::account::AccountState;
-use token_wallet::domain::event::EventKind;
+use token_wallet::domain::event::{Event, EventKind};
 use token_wallet::domain::grant::{Freshness, Grant, GrantState, Lease};
-use token_wallet::domain::ids::{AccountId, GrantId, ProviderId};
+use token_wallet::domain::ids::{AccountId, EventId, GrantId, ProviderId};
 use token_wallet::domain::provider::Lifetime;
 use token_wallet::store::{Claim, GrantChange, Holding, Outcome, Recorded};
 
@@ -16,6 +16,7 @@ use super::{Fixture, NOW, at, event, on_both_engines, scopes, sealed, user};
 on_both_engines! {
     new_tokens_are_stored_under_their_fence
     an_answer_without_refresh_token_scopes_and_metadata_keeps_what_is_there
+    p16_other_scopes_are_told_with_the_answer_that_brought_them_and_once
     a_late_answer_never_overwrites_a_newer_one
     an_older_answer_leaves_the_newer_claim_its_lease
     two_refusals_end_account_and_grant_with_one_event
@@ -125,6 +126,27 @@ pub fn refreshed(fence: i64) -> Outcome {
             keep_alive_at: Some(at(7_000)),
         },
     }
+}
+
+async fn p16_other_scopes_are_told_with_the_answer_that_brought_them_and_once(store: &Fixture) {
+    let ann = Ann::linked(store).await;
+    let news = event(EventKind::AccountScopesChanged, &user("ann"), ann.provider).account(ann.account).grant(ann.grant);
+    let told = async || store.events(EventKind::AccountScopesChanged).await;
+    let change = |fence| GrantChange {
+        scopes_changed: Some(Event { id: EventId::new(NOW), ..news.clone() }),
+        ..ann.change(fence, refreshed(fence), EventKind::AccountRecovered)
+    };
+    for number in 0..3 {
+        ann.claim(store, number).await;
+    }
+    // From the spool it is not known what the grant has: the row says.
+    assert_eq!(store.record(&change(2)).await.unwrap(), Recorded::Stored(GrantState::Active));
+    assert_eq!(told().await, 1);
+    // The same answer again, an older one, and a newer one with the same scopes.
+    store.record(&change(2)).await.unwrap();
+    assert_eq!(store.record(&change(1)).await.unwrap(), Recorded::Superseded);
+    assert_eq!(store.record(&change(3)).await.unwrap(), Recorded::Stored(GrantState::Active));
+    assert_eq!(told().await, 1);
 }
 
 async fn new_tokens_are_stored_under_their_fence(store: &Fixture) {
