@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use super::support::child::{Running, binary, run_in, text};
 
 /// Each command with words that its help must have.
-const COMMANDS: [(&str, &[&str]); 42] = [
+const COMMANDS: [(&str, &[&str]); 43] = [
     ("", &["dev", "serve", "accounts", "Exit codes", "Examples"]),
     ("dev", &["--data-dir", "--grpc-addr", "--web-addr", "--ops-addr", "--token-ttl", "--json", "[default: 60s]"]),
     ("serve", &["--config", "--bootstrap-admin-key-file", "keys init"]),
