@@ -135,6 +135,8 @@ mod tests {
         let mut script = script.split_whitespace().collect::<Vec<_>>().join(" ");
         for (postgres, sqlite) in [
             ("TEXT COLLATE \"C\"", "TEXT"),
+            // What SQLite does with every INTEGER PRIMARY KEY.
+            ("GENERATED ALWAYS AS IDENTITY ", ""),
             ("BIGINT", "INTEGER"),
             ("BYTEA", "BLOB"),
             ("BOOLEAN", "INTEGER"),

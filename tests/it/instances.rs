@@ -68,7 +68,7 @@ on_both_engines! {
 
     async fn reflection_is_open_in_development_and_needs_a_key_in_production(engine) {
         let development = Harness::start(engine).await;
-        assert_eq!(services(development.channel()).await.unwrap(), 8, "ours, health and both versions of reflection itself");
+        assert_eq!(services(development.channel()).await.unwrap(), 10, "ours, health and both versions of reflection itself");
         let production = Harness::production(engine).await;
         assert_eq!(services(production.channel()).await.unwrap_err().code(), Code::Unauthenticated);
     }

@@ -171,7 +171,7 @@ const ROWS: &[Row] = &[
             Get("OK"),
             Reauthorize,
             Withdraw(ACCOUNT_OF),
-            Reject("ACCESS_TOKEN_REJECTED"),
+            Reject("PROVIDER_UNAVAILABLE"),
             Consent(ACCOUNT_OF),
             Complete("OK"),
             Get("OK"),
@@ -325,7 +325,7 @@ impl Play {
                 self.tickets.push(self.harness.ticket_of(callback).await);
             }
             Cancel => {
-                let callback = self.harness.decide(&self.asked, ACCOUNT_OF, "deny").await;
+                let callback = self.harness.decide(&self.asked, ACCOUNT_OF, "cancel").await;
                 self.harness.http.get(callback).send().await.unwrap();
             }
             Complete(expected) => {

@@ -44,13 +44,17 @@ impl Watcher {
         Ok(watcher)
     }
 
-    /// The next message; `None` at the stream's end.
+    /// The next message; `None` at the stream's end. What became of old grants is told when their provider has answered,
+    /// whenever that is, and left out.
     pub async fn next(&mut self) -> Result<Option<v1::WatchEventsResponse>, Status> {
-        let message = tokio::time::timeout(PATIENCE, self.messages.message()).await.expect("a message in time")?;
-        if let Some(message) = &message {
+        loop {
+            let message = tokio::time::timeout(PATIENCE, self.messages.message()).await.expect("a message in time")?;
+            let Some(message) = message else { return Ok(None) };
             self.cursor.clone_from(&message.cursor);
+            if !message.event.as_ref().is_some_and(of_an_old_grant) {
+                return Ok(Some(message));
+            }
         }
-        Ok(message)
     }
 
     /// The next event.
@@ -61,4 +65,9 @@ impl Watcher {
             }
         }
     }
+}
+
+/// Whether it tells of a revocation.
+pub fn of_an_old_grant(event: &v1::Event) -> bool {
+    event.r#type().as_str_name().starts_with("EVENT_TYPE_GRANT_")
 }
