@@ -24,7 +24,7 @@ impl ProviderService for Rooms {
         let made = once(self, caller, request.into_inner(), move |rooms, request| async move {
             rooms.make_provider(caller, request).await
         });
-        made.await.map(Response::new).map_err(status::of)
+        Box::pin(made).await.map(Response::new).map_err(status::of)
     }
 
     async fn get_provider(
@@ -59,7 +59,7 @@ impl ProviderService for Rooms {
         let made = once(self, caller, request.into_inner(), move |rooms, request| async move {
             rooms.add_provider_secret(caller, request).await
         });
-        made.await.map(Response::new).map_err(status::of)
+        Box::pin(made).await.map(Response::new).map_err(status::of)
     }
 
     async fn delete_provider_secret(

@@ -39,7 +39,7 @@ impl UserService for Rooms {
 impl Rooms {
     async fn show_user(&self, caller: Caller, request: v1::GetUserRequest) -> Result<v1::GetUserResponse, Failure> {
         let row = self.linking.user(&caller.may(ReadUsers)?, &fields::user(request.user_id)?).await?;
-        Ok(v1::GetUserResponse { user: Some(user(row)) })
+        Ok(v1::GetUserResponse { user: Some(user(&row)) })
     }
 
     async fn list_users_of(
@@ -51,7 +51,7 @@ impl Rooms {
         let page = Page::read(permit.client(), &["users"], request.page_size, &request.page_token)?;
         let mut rows = self.linking.users(&permit, page.after()?.as_ref(), page.limit()).await?;
         let next_page_token = page.cut(&mut rows, |row| row.id.to_string());
-        Ok(v1::ListUsersResponse { users: rows.into_iter().map(user).collect(), next_page_token })
+        Ok(v1::ListUsersResponse { users: rows.iter().map(user).collect(), next_page_token })
     }
 
     async fn erase_user(
@@ -64,6 +64,6 @@ impl Rooms {
     }
 }
 
-fn user(row: UserRow) -> v1::User {
+fn user(row: &UserRow) -> v1::User {
     v1::User { id: row.id.to_string(), create_time: Some(fields::moment(row.created_at)) }
 }

@@ -77,7 +77,9 @@ impl Cache {
         let work = self.0.tasks.spawn(async move {
             let result = change.await;
             // After an error too: the commit's answer may be all that was lost.
-            stale.iter().for_each(|stale| cache.forget(stale));
+            for stale in &stale {
+                cache.forget(stale);
+            }
             result
         });
         work.await.unwrap_or_else(|_| Err(StoreError::Other("a change broke off".to_owned())))

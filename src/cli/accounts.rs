@@ -62,6 +62,7 @@ pub(super) struct Providers {
 #[command(after_help = "Examples:\n  token-wallet accounts update eac_01jd… --default\n  \
                   token-wallet accounts update eac_01jd… --label 'at work'")]
 #[group(id = "change", multiple = true, required = true, args = ["label", "no_label", "default", "no_default"])]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub(super) struct Update {
     /// The account, `eac_…`, as `accounts list` shows it
     #[arg(value_name = "ACCOUNT")]

@@ -155,12 +155,10 @@ impl Events {
         Ok(newest)
     }
 
+    /// Also downwards: an older copy of the database was put back, or this comes late and the next word mends it. A
+    /// watcher at the log's end that took it for longer would read and read.
     fn learn(&self, newest: i64) {
-        self.0.newest.send_if_modified(|known| {
-            let news = newest > *known;
-            *known = newest.max(*known);
-            news
-        });
+        self.0.newest.send_if_modified(|known| std::mem::replace(known, newest) != newest);
     }
 
     async fn read(&self, after: Option<i64>, filter: &EventFilter, limit: u32) -> Result<EventPage, Failure> {

@@ -42,9 +42,8 @@ pub fn classify(response: &Response, entry: &Entry, now: Timestamp) -> Verdict {
 pub fn classify_revocation(response: &Response, entry: &Entry, by_token: bool, now: Timestamp) -> Result<(), Verdict> {
     let code = error_code(&response.body);
     match (response.status, code.as_deref()) {
-        (200..=299, None) => Ok(()),
+        (200..=299, None) | (400..=499, Some("invalid_token")) => Ok(()),
         (401, _) if by_token => Ok(()),
-        (400..=499, Some("invalid_token")) => Ok(()),
         // RFC 7009 section 2.2.1.
         (200..=499, Some(code @ ("unsupported_token_type" | "invalid_request"))) => Err(Verdict::Refused(word(code))),
         _ => match classify(response, entry, now) {

@@ -223,6 +223,10 @@ impl Store {
         filter: &EventFilter,
         limit: u32,
     ) -> Result<EventPage, EventsError> {
+        // Nothing has such a number, and the window behind it would be beyond all numbers.
+        if after.is_some_and(|after| after > i64::MAX - WINDOW) {
+            return Err(EventsError::Ahead);
+        }
         let provider = filter.provider.as_ref().map(Slug::as_str);
         let kinds: Vec<_> = filter.kinds.iter().map(|kind| kind.as_str()).collect();
         let kinds = Some(format!(" {} ", kinds.join(" "))).filter(|_| !kinds.is_empty());

@@ -121,7 +121,12 @@ impl Store {
             moves::end_current_grant(&mut tx, *account, now).await?;
         }
         if tx.execute(&DELETE, args![user, now]).await? == 0 {
+            if !accounts.is_empty() {
+                return Ok(None);
+            }
             let deleted = tx.one(&DELETED, args![user, now.minus(policy::KEEP_DELETED)]).await?;
+            // The flows that were begun since end with this, or they would make the user anew.
+            tx.commit().await?;
             return Ok(Some(if deleted.is_some() { DeletedUser::Before } else { DeletedUser::Unknown }));
         }
         for (account, provider) in &accounts {

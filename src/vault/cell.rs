@@ -104,7 +104,9 @@ impl Cell for Request {
             Zeroizing::new(Vec::with_capacity(self.asked.len() + 1 + answer.map_or(0, |bytes| bytes.len())));
         plain.extend_from_slice(&self.asked);
         plain.push(u8::from(answer.is_some()));
-        answer.into_iter().for_each(|bytes| plain.extend_from_slice(bytes));
+        if let Some(bytes) = answer {
+            plain.extend_from_slice(bytes);
+        }
         Some(plain)
     }
 

@@ -56,7 +56,7 @@ impl Inner {
                 slip.set_aside();
             }
             (Ok(false), None) => {
-                tracing::error!(%flow, "a code was answered when its flow was gone; nobody has the answer")
+                tracing::error!(%flow, "a code was answered when its flow was gone; nobody has the answer");
             }
             // It stays in the spool for the next start, if it is there.
             (Err(failure), _) => tracing::error!(%flow, %failure, "the late answer to a code cannot be revoked"),

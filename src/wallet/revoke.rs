@@ -135,7 +135,7 @@ impl Inner {
         let claim = match self.store.claim_revocation(grant, id, whole, now, until).await? {
             RevocationClaim::Claimed(claim) => claim,
             RevocationClaim::Dropped => {
-                self.count(provider.as_deref(), "not_revoked");
+                count(provider.as_deref(), "not_revoked");
                 return Ok(());
             }
             RevocationClaim::NotNow => return Ok(()),
@@ -165,6 +165,7 @@ impl Inner {
         let refresh = sealed.and_then(|sealed| self.vault.open_cell(sealed, &ids.at(generation)).ok());
         let whole = !claim.in_doubt && sealed.is_some() == refresh.is_some();
         let (mut permit, mut claiming_at) = (Some(permit), claiming_at);
+        let (mut taken, mut refused) = (false, None);
         let mut tokens = provider.revocable(refresh.as_ref(), access.as_ref(), whole).into_iter().peekable();
         if tokens.peek().is_none() {
             let sealed = access.is_none() || sealed.is_some() != refresh.is_some();
@@ -188,13 +189,14 @@ impl Inner {
             let result = provider.at(&claim.params).revoke(token).await;
             let _ = self.registry.settle(provider, permit, &result).await;
             match result {
-                Ok(()) => {}
-                Err(Verdict::Refused(code)) => return Tried::Refused(code),
+                Ok(()) => taken = true,
+                // The next token may be one that the provider takes back.
+                Err(Verdict::Refused(code)) => refused = Some(code),
                 Err(verdict) => return Tried::of(&verdict),
             }
         }
         failpoint!("revoke.answered");
-        Tried::Revoked
+        refused.filter(|_| !taken).map_or(Tried::Revoked, Tried::Refused)
     }
 
     /// A permit for one more request of the same try, and when the boot clock stood before its claim was renewed.
@@ -225,7 +227,7 @@ impl Inner {
                 (*why, RevocationEnd::Again(after.map_or(again, |after| again.max(now.plus(after)))))
             }
         };
-        self.count(provider, outcome);
+        count(provider, outcome);
         let ended = self.store.end_revocation(claim, end, now).await?;
         failpoint!("revoke.recorded");
         if let RevocationEnd::Told(kind, reason) = end
@@ -236,10 +238,10 @@ impl Inner {
         }
         Ok(())
     }
+}
 
-    fn count(&self, provider: Option<&Provider>, outcome: &'static str) {
-        telemetry::metrics::revocation(provider.map_or("deleted", |provider| provider.slug.as_str()), outcome);
-    }
+fn count(provider: Option<&Provider>, outcome: &'static str) {
+    telemetry::metrics::revocation(provider.map_or("deleted", |provider| provider.slug.as_str()), outcome);
 }
 
 impl Tried {

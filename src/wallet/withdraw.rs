@@ -60,7 +60,9 @@ impl Wallet {
                 DeletedUser::Parked => continue,
             };
             tracing::info!(accounts = accounts.len(), "deleted a user");
-            accounts.into_iter().for_each(|(account, _)| self.revoke_at_once(account));
+            for (account, _) in accounts {
+                self.revoke_at_once(account);
+            }
             self.0.cache.settled().await;
             return Ok(());
         }
@@ -70,14 +72,12 @@ impl Wallet {
     /// Gives up a flow's parked answer, if it has one: the flow fails, and what the provider gave is taken back.
     pub async fn give_up_parked(&self, flow: FlowId, failure: FlowFailure) -> Result<bool, Failure> {
         let Some((flow, sealed, _)) = self.0.store.parked_answer(flow).await? else { return Ok(false) };
-        match self.open_parked(&flow, &sealed) {
-            Ok(answer) => self.put_away(&flow, &answer, "", failure).await,
-            // Logged there. It cannot be taken back.
-            Err(_) => {
-                let now = self.0.clock.now();
-                Ok(self.0.store.fail_flow(flow.id, FlowStep::Exchanged, failure, None, now).await?)
-            }
+        if let Ok(answer) = self.open_parked(&flow, &sealed) {
+            return self.put_away(&flow, &answer, "", failure).await;
         }
+        // Logged there. It cannot be taken back.
+        let now = self.0.clock.now();
+        Ok(self.0.store.fail_flow(flow.id, FlowStep::Exchanged, failure, None, now).await?)
     }
 
     /// The same with the answer at hand, and the provider's id of the account, or an empty one.

@@ -51,7 +51,11 @@ on_both_engines! {
         let forged = v1::ListUsersRequest { page_size: 2, page_token: "x".into() };
         assert_eq!(reason(&harness.users().list_users(forged).await.unwrap_err()), "INVALID_FIELD");
         // A flow that comes to nothing makes no user.
-        harness.ticket("almost", "p5").await;
+        let ticket = harness.ticket("almost", "p5").await;
+        assert_eq!(reason(&harness.user("almost").await.unwrap_err()), "USER_NOT_FOUND");
+        // Nor does it when it was to be deleted meanwhile.
+        assert_eq!(reason(&harness.delete_user("almost").await.unwrap_err()), "USER_NOT_FOUND");
+        harness.complete("almost", &ticket).await.unwrap_err();
         assert_eq!(reason(&harness.user("almost").await.unwrap_err()), "USER_NOT_FOUND");
     }
 

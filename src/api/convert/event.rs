@@ -23,7 +23,10 @@ pub(in crate::api) fn event(row: EventRow) -> v1::Event {
 
 /// What is asked for; nothing is everything.
 pub(in crate::api) fn filter(filter: Option<v1::EventFilter>) -> Result<EventFilter, Failure> {
-    let v1::EventFilter { user_id, provider, types } = filter.unwrap_or_default();
+    let v1::EventFilter { user_id, provider, mut types } = filter.unwrap_or_default();
+    // However often a request repeats itself, the store is asked for each once.
+    types.sort_unstable();
+    types.dedup();
     Ok(EventFilter {
         user: fields::optional(user_id).map(fields::user).transpose()?,
         provider: fields::optional(provider).map(fields::provider).transpose()?,

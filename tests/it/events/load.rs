@@ -133,7 +133,7 @@ async fn watch_all(wallet: watch::Receiver<EventServiceClient<Keyed>>, told: Arc
             continue;
         };
         for _ in 0..LEAVES_AFTER {
-            let Ok(Some(message)) = watcher.next().await else { break };
+            let Ok(Some(message)) = watcher.message().await else { break };
             told.lock().unwrap().extend(message.event.map(|event| event.id));
             cursor = message.cursor;
         }

@@ -48,13 +48,20 @@ impl Watcher {
     /// whenever that is, and left out.
     pub async fn next(&mut self) -> Result<Option<v1::WatchEventsResponse>, Status> {
         loop {
-            let message = tokio::time::timeout(PATIENCE, self.messages.message()).await.expect("a message in time")?;
-            let Some(message) = message else { return Ok(None) };
-            self.cursor.clone_from(&message.cursor);
+            let Some(message) = self.message().await? else { return Ok(None) };
             if !message.event.as_ref().is_some_and(of_an_old_grant) {
                 return Ok(Some(message));
             }
         }
+    }
+
+    /// The next message, whatever it tells.
+    pub async fn message(&mut self) -> Result<Option<v1::WatchEventsResponse>, Status> {
+        let message = tokio::time::timeout(PATIENCE, self.messages.message()).await.expect("a message in time")?;
+        if let Some(message) = &message {
+            self.cursor.clone_from(&message.cursor);
+        }
+        Ok(message)
     }
 
     /// The next event.
