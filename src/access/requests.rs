@@ -2,7 +2,7 @@
 //! makes nothing twice.
 //!
 //! What was made and the note of it are not one transaction. If the process dies between the two, or the store does not
-//! take the note, the call is made anew by whoever repeats it after [`LEASE`].
+//! take the note, the call is made anew by whoever repeats it after half a minute.
 
 use std::future::Future;
 use std::sync::Arc;

@@ -196,7 +196,7 @@ impl Store {
         Ok(EventLog { newest: row.get("sequence")?, unnumbered: u32::try_from(unnumbered).unwrap_or(u32::MAX) })
     }
 
-    /// Numbers committed events that have no number yet, up to [`BATCH`] of them in the order of their writing.
+    /// Numbers committed events that have no number yet, up to 250 of them in the order of their writing.
     ///
     /// # Errors
     ///
