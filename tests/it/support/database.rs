@@ -53,6 +53,6 @@ impl Database {
 
     /// Kinds of the events so far, in order.
     pub async fn events(&self) -> Vec<String> {
-        self.texts("SELECT kind FROM events ORDER BY at, id").await
+        self.texts("SELECT kind FROM events ORDER BY written").await
     }
 }
