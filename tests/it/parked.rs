@@ -40,8 +40,12 @@ on_both_engines! {
         harness.live(Duration::from_mins(59), Duration::from_secs(14)).await;
         let open = "SELECT COUNT(*) FROM flows WHERE answer IS NOT NULL";
         assert_eq!(harness.database().await.number(open).await, 1);
-        harness.live(Duration::from_mins(2), Duration::from_secs(14)).await;
-        assert_eq!(harness.database().await.number(open).await, 0);
+        // How many minutes more: a busy machine counts less of the time, as its silences are longer.
+        until("it is given up", async || {
+            harness.live(Duration::from_mins(1), Duration::from_secs(14)).await;
+            harness.database().await.number(open).await == 0
+        })
+        .await;
     }
 
     async fn an_answer_whose_flow_has_ended_meanwhile_is_revoked_and_never_becomes_an_account(engine) {
