@@ -37,12 +37,12 @@ on_both_engines! {
         harness.sandbox.set_faults([Rule::userinfo(Effect::error(503, "temporarily_unavailable"))]);
         assert_eq!(reason(&harness.complete("u", &ticket).await.unwrap_err()), "PROVIDER_UNAVAILABLE");
         // With a sign of life every few seconds: while the wallet sleeps nothing is tried.
-        harness.live(Duration::from_mins(59), Duration::from_secs(14)).await;
+        harness.live(Duration::from_mins(59), Duration::from_secs(8)).await;
         let open = "SELECT COUNT(*) FROM flows WHERE answer IS NOT NULL";
         assert_eq!(harness.database().await.number(open).await, 1);
         // How many minutes more: a busy machine counts less of the time, as its silences are longer.
         until("it is given up", async || {
-            harness.live(Duration::from_mins(1), Duration::from_secs(14)).await;
+            harness.live(Duration::from_mins(1), Duration::from_secs(8)).await;
             harness.database().await.number(open).await == 0
         })
         .await;
