@@ -11,7 +11,9 @@ CREATE TABLE instance (
     replica_id TEXT COLLATE "C" NOT NULL,
     created_at BIGINT NOT NULL,
     -- The latest time seen: a clock that starts before it was set back.
-    high_water BIGINT NOT NULL DEFAULT 0
+    high_water BIGINT NOT NULL DEFAULT 0,
+    -- Where it was moved to, or is being moved to: nobody starts here any more.
+    left_for   TEXT COLLATE "C"
 );
 
 -- One row: proves that the root key at hand is the right one, and that the data keys are ours.

@@ -7,6 +7,7 @@ mod accounts;
 mod api_clients;
 mod claims;
 mod coherence;
+mod copy;
 mod db;
 mod error;
 mod events;
@@ -38,6 +39,7 @@ pub use accounts::{AccountChange, AccountFilter, AccountRow, UpdateAccount};
 pub use api_clients::{ApiClientRow, ApiKeyRow, StoredApiKey};
 pub use claims::Claim;
 pub use coherence::{Changes, Stale};
+pub use copy::{Copied, Progress};
 pub use error::StoreError;
 pub use events::{EventFilter, EventLog, EventPage, EventRow, EventsError, Numbered};
 pub use flows::{ClaimedFlow, FlowStep, StartFlow};
@@ -89,6 +91,7 @@ const STATEMENTS: &[&[Sql]] = &[
     api_clients::ALL,
     claims::ALL,
     coherence::ALL,
+    copy::ALL,
     events::ALL,
     flows::ALL,
     freeze::ALL,

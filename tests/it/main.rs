@@ -10,6 +10,7 @@ mod cache;
 mod callback_rows;
 mod callers;
 mod cli;
+mod compose;
 #[cfg(feature = "failpoints")]
 mod crash;
 mod dev;
@@ -28,6 +29,7 @@ mod lost_answers;
 mod lost_commits;
 mod main_job;
 mod metrics;
+mod move_store;
 mod ordinary_build;
 mod outages;
 mod outbound;

@@ -306,9 +306,13 @@ async fn refused_credentials(engine: Engine, faults: Vec<Rule>) {
     let harness = with_dead_tokens(engine, 2, faults).await;
     // One grant alone could be a fault of its own.
     for user in ["u0", "u1"] {
-        assert_eq!(reason(&harness.get(user).await.unwrap_err()), "PROVIDER_MISCONFIGURED");
+        // The sweep may have been first, and the grant have a wait of its own.
+        harness.get(user).await.unwrap_err();
     }
     until("it is certain", async || state(&harness).await == ProviderState::Misconfigured).await;
+    for user in ["u0", "u1"] {
+        assert_eq!(reason(&harness.get(user).await.unwrap_err()), "PROVIDER_MISCONFIGURED");
+    }
     let asked = harness.refreshes().len();
     assert!(asked <= 2, "{asked}");
     let link = harness.ticket("u2", "p2").await;

@@ -153,6 +153,12 @@ impl Wallet {
         proxy
     }
 
+    /// From its next start on its store is another one.
+    pub fn move_to(&mut self, url: &str) {
+        std::fs::write(self.folder.path().join("store.url"), url).unwrap();
+        self.store = StoreUrl::parse(url.to_owned()).unwrap();
+    }
+
     /// How many answers are on disk in its spool.
     pub fn spooled(&self) -> usize {
         spooled(&match self.store.sqlite_path() {
