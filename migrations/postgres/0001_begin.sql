@@ -163,8 +163,7 @@ CREATE TABLE grants (
     -- When the sweep claims it: when due, or before the provider forgets a grant that nobody asks for.
     sweep_at           BIGINT,
     keep_alive_at      BIGINT,
-    -- When the consent runs out by itself, and when to say so ahead.
-    consent_ends_at    BIGINT,
+    -- When to say that the consent will soon run out by itself.
     warn_at            BIGINT,
     -- Since when it is ending, why, and when its revocation is next tried; null when there is nothing left to revoke.
     ending_at          BIGINT,

@@ -162,8 +162,7 @@ CREATE TABLE grants (
     -- When the sweep claims it: when due, or before the provider forgets a grant that nobody asks for.
     sweep_at           INTEGER,
     keep_alive_at      INTEGER,
-    -- When the consent runs out by itself, and when to say so ahead.
-    consent_ends_at    INTEGER,
+    -- When to say that the consent will soon run out by itself.
     warn_at            INTEGER,
     -- Since when it is ending, why, and when its revocation is next tried; null when there is nothing left to revoke.
     ending_at          INTEGER,

@@ -121,7 +121,8 @@ on_both_engines! {
         harness.sandbox.set_faults([Rule::revoke(Effect::error(503, "temporarily_unavailable"))]);
         harness.unlink(&account).await;
         assert_eq!(reason(&harness.get("u").await.unwrap_err()), "ACCOUNT_NOT_LINKED");
-        harness.live(Duration::from_hours(5), Duration::from_mins(2)).await;
+        harness.live(HOUR, Duration::from_mins(2)).await;
+        harness.live(Duration::from_hours(4), Duration::from_mins(10)).await;
         harness.restart().await;
         harness.live(Duration::from_hours(5), Duration::from_mins(10)).await;
         let tries = harness.revocations().len();

@@ -269,7 +269,6 @@ pub fn new_grant() -> NewGrant {
             keep_alive_at: None,
         },
         ahead_until: at(86_400),
-        consent_ends_at: None,
         warn_at: None,
     }
 }
