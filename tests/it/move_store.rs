@@ -1,6 +1,6 @@
 //! `migrate-store`: from SQLite to PostgreSQL, with all that the wallet knows, and never on both.
 
-use token_wallet::sandbox::Options;
+use token_wallet::sandbox::{Options, Person};
 
 use crate::support::child::text;
 use crate::support::harness::{Engine, reason};
@@ -12,7 +12,8 @@ const MOVED: &str = "make it store.url";
 
 #[tokio::test]
 async fn a_store_is_moved_to_postgresql_and_serves_there_and_never_again_on_sqlite() {
-    let mut wallet = Wallet::running(Engine::Sqlite, Options::default()).await;
+    let people = (0..4).map(|n| Person::named(&format!("p{n}"))).collect();
+    let mut wallet = Wallet::running(Engine::Sqlite, Options { people, ..Options::default() }).await;
     for n in 0..3 {
         wallet.link(&format!("u{n}"), &format!("p{n}")).await;
     }
