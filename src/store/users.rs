@@ -3,7 +3,7 @@
 use super::coherence::{self, Stale};
 use super::error::StoreError;
 use super::sql::{Row, args, statements};
-use super::{BATCH, Store, events, moves};
+use super::{BATCH, Store, events, moves, request_ids};
 use crate::clock::Timestamp;
 use crate::domain::event::{Event, EventKind};
 use crate::domain::flow::FlowFailure;
@@ -114,6 +114,7 @@ impl Store {
             return Ok(Some(DeletedUser::Parked));
         }
         tx.execute(&DELETE_FLOWS, args![user]).await?;
+        request_ids::erase(&mut tx, user).await?;
         tx.all(&LOCK_GRANTS, args![user]).await?;
         let rows = tx.all(&ACCOUNTS, args![user]).await?;
         let accounts = rows.iter().map(account).collect::<Result<Vec<_>, _>>()?;
