@@ -109,7 +109,7 @@ impl Store {
     /// in this order, as by all other moves.
     async fn try_to_delete_user(&self, user: &UserId, now: Timestamp) -> Result<Option<DeletedUser>, StoreError> {
         let mut tx = self.db.begin().await?;
-        tx.execute(&FAIL_FLOWS, args![user, FlowFailure::Expired.as_str(), now]).await?;
+        tx.execute(&FAIL_FLOWS, args![user, FlowFailure::UserDeleted.as_str(), now]).await?;
         if tx.one(&PARKED, args![user]).await?.is_some() {
             return Ok(Some(DeletedUser::Parked));
         }

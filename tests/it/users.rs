@@ -162,6 +162,7 @@ on_both_engines! {
         assert_eq!(reason(&harness.complete("u", &ticket).await.unwrap_err()), "PROVIDER_UNAVAILABLE");
         harness.delete_user("u").await.unwrap();
         harness.sandbox.clear_faults();
+        assert_eq!(reason(&harness.complete("u", &ticket).await.unwrap_err()), "USER_NOT_FOUND");
         harness.live(Duration::from_mins(2), Duration::from_secs(10)).await;
         assert_eq!(reason(&harness.get("u").await.unwrap_err()), "ACCOUNT_NOT_LINKED");
         assert!(harness.sandbox.grants().iter().all(|grant| grant.ended == Some(Ending::Revoked)));
