@@ -352,7 +352,7 @@ fn rooms(
         replica,
         tasks: tasks.clone(),
     });
-    let requests = Requests { store: store.clone(), vault: Arc::clone(&opened.vault), clock, tasks: tasks.clone() };
+    let requests = Requests::new(store.clone(), Arc::clone(&opened.vault), clock, tasks.clone());
     Ok(UseCases { requests, wallet, linking, registry })
 }
 

@@ -42,6 +42,7 @@ mod provider_faults;
 mod providers;
 mod readme;
 mod reauthorize;
+mod request_ids;
 mod requests;
 mod revocation;
 mod sandbox;
