@@ -19,7 +19,8 @@ use yaml_rust2::{Yaml, YamlLoader};
 
 use crate::support::browser;
 use crate::support::child::{Running, binary, run_in, text};
-use crate::support::harness::{APP_URL, Key, Keyed, manners, until};
+use crate::support::clients::{Key, Keyed};
+use crate::support::harness::{APP_URL, manners, until};
 use crate::support::postgres;
 
 const FILE: &str = include_str!("../../docker-compose.yml");
