@@ -285,7 +285,7 @@ impl Composed {
         }
     }
 
-    /// The file's HAProxy in front of the replicas, with the first API key.
+    /// The file's `HAProxy` in front of the replicas, with the first API key.
     async fn front(&mut self) -> Front {
         let config = self.file.0["configs"]["front"]["content"].as_str().unwrap().to_owned();
         let config = config.replace(" port 9464", "");
