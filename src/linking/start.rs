@@ -8,7 +8,7 @@ use crate::access::permit::{Permit, Reauthorize, StartLink};
 use crate::clock::Timestamp;
 use crate::domain::account::AccountState;
 use crate::domain::error::Failure;
-use crate::domain::flow::{FLOW_LIFE, Flow, FlowState};
+use crate::domain::flow::{FLOW_LIFE, Flow, FlowFailure, FlowState};
 use crate::domain::ids::{AccountId, ApiClientId, FlowId};
 use crate::domain::instance::InstanceKind;
 use crate::domain::redirect::RedirectUrl;
@@ -16,7 +16,7 @@ use crate::domain::scopes::Scopes;
 use crate::domain::user::UserId;
 use crate::failpoint::failpoint;
 use crate::providers::{Authorization, Provider};
-use crate::store::StartFlow;
+use crate::store::{FlowStep, StartFlow};
 use crate::vault::random;
 
 /// Which link to begin, besides whose and where.
@@ -142,7 +142,16 @@ impl Linking {
             StartFlow::ProviderGone => return Err(Failure::ProviderNotFound),
         }
         failpoint!("link.opened");
-        self.0.wallet.revocations_over(&flow.user, &provider).await?;
+        if let Err(failure) = self.0.wallet.revocations_over(&flow.user, provider.id).await {
+            // Nobody gets its URL.
+            let now = self.0.clock.now();
+            if let Err(error) =
+                self.0.store.fail_flow(flow.id, FlowStep::Started, FlowFailure::Expired, None, now).await
+            {
+                tracing::warn!(flow = %flow.id, %error, "a flow that nobody can go on with stays open until it expires");
+            }
+            return Err(failure);
+        }
         let authorization_url = provider.at(&flow.params).authorization_url(&Authorization {
             state: &state,
             verifier: &verifier,

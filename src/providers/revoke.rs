@@ -4,7 +4,7 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use oauth2::HttpRequest;
 use url::form_urlencoded;
 
-use super::catalog::{RevocationAuth, RevocationToken};
+use super::catalog::{RevocationAuth, RevocationReach, RevocationToken};
 use super::gate::Target;
 use super::provider::Provider;
 use super::token::malformed;
@@ -30,6 +30,11 @@ impl Provider {
             RevocationAuth::ClientSecretBasic | RevocationAuth::ClientSecretPost => Target::Token,
             RevocationAuth::None | RevocationAuth::ClientIdOnly | RevocationAuth::BearerAccessToken => Target::Profile,
         })
+    }
+
+    /// Whether a revocation ends all that its person gave our client. Where there is nothing to be called nothing is hit.
+    pub fn revokes_whole(&self) -> bool {
+        self.entry.revocation_reach == RevocationReach::Authorization && self.endpoints.revocation_url.is_some()
     }
 
     /// Which of a grant's tokens to send, in order. One is enough where `all` of the grant's tokens are known: a refresh

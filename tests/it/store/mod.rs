@@ -12,6 +12,7 @@ mod grants;
 mod lists;
 mod providers;
 mod records;
+mod revocations;
 mod schema;
 mod standing;
 mod upkeep;
