@@ -28,7 +28,7 @@ pub struct LinkRequest {
     pub additional_scopes: Scopes,
     /// The account the user will probably choose, at most 256 bytes.
     pub login_hint: Option<String>,
-    /// The per-user parts of the provider's URLs; for a reauthorization unset: those of the account's grant.
+    /// The per-user parts of the provider's URLs; for a reauthorization unset, or the account's.
     pub params: BTreeMap<String, String>,
 }
 
@@ -93,6 +93,9 @@ impl Linking {
         if account.row.state == AccountState::Unlinked {
             return Err(Failure::AccountNotFound);
         }
+        if !request.params.is_empty() && request.params != account.row.params {
+            return Err(Failure::field("provider_params", "must be unset, or those that the account was linked with"));
+        }
         let known = account.profile.email.or(account.profile.username);
         let purpose = Purpose {
             client,
@@ -101,7 +104,7 @@ impl Linking {
             reauthorizes: Some(id),
             scopes: account.row.scope_history.union(&request.additional_scopes),
             login_hint: request.login_hint.clone().or(known),
-            params: if request.params.is_empty() { account.row.params } else { request.params.clone() },
+            params: account.row.params,
         };
         self.begin(purpose, request).await
     }

@@ -107,11 +107,11 @@ statements! {
     }
     // Once more is once: the answer to the first time may have been lost.
     PARK {
-        "UPDATE flows SET state = 'exchanged', answer = $3, code = NULL, pkce_verifier = NULL
+        "UPDATE flows SET state = 'exchanged', answer = $3, parked = TRUE, code = NULL, pkce_verifier = NULL
          WHERE id = $1 AND state IN ('claimed', 'exchanged') AND claimed_by = $2"
     }
-    // The word that it was parked was lost, and it became an account since.
-    BECAME { "SELECT id FROM flows WHERE id = $1 AND state = 'done' AND claimed_by = $2" }
+    // The word that it was parked was lost, and it became an account since, or is to be revoked.
+    BECAME { "SELECT id FROM flows WHERE id = $1 AND state IN ('done', 'failed') AND claimed_by = $2 AND parked" }
     PARKED {
         "SELECT id FROM flows WHERE state = 'exchanged' AND ended_at IS NULL AND claimed_at < $1
          ORDER BY expires_at LIMIT $2"

@@ -8,7 +8,7 @@ use super::db::Tx;
 use super::error::StoreError;
 use super::events;
 use super::lanes::Lane;
-use super::sql::{Cells, Row, args, statements};
+use super::sql::{Cells, Row, args, statements, to_json};
 use super::{BATCH, Store};
 use crate::clock::Timestamp;
 use crate::domain::event::{Event, EventKind};
@@ -104,48 +104,64 @@ macro_rules! due {
     };
 }
 
-/// Flows of a grant's user that have not ended, where the same client asks.
+/// The providers at which the same client asks the same server as at a grant's: they share authorizations.
+macro_rules! peers {
+    () => {
+        "(SELECT peer.id FROM providers peer JOIN providers own ON own.client_id = peer.client_id AND own.server = peer.server
+          WHERE own.id = grants.provider_id)"
+    };
+}
+
+/// Flows of a grant's user there that have not ended.
 macro_rules! open_beside {
     () => {
-        "JOIN providers p ON p.id = flows.provider_id WHERE flows.user_id = grants.user_id AND flows.ended_at IS NULL
-         AND p.client_id = (SELECT client_id FROM providers WHERE id = grants.provider_id)"
+        concat!("flows.user_id = grants.user_id AND flows.ended_at IS NULL AND flows.provider_id IN ", peers!())
     };
 }
 
 statements! {
-    DUE { "SELECT id, provider_id FROM grants WHERE " due!() "ORDER BY revoke_at LIMIT $4" }
+    // By turns: one provider's that hang keep nobody else's waiting.
+    DUE {
+        "SELECT id, provider_id FROM (SELECT id, provider_id, revoke_at,
+                ROW_NUMBER() OVER (PARTITION BY provider_id ORDER BY revoke_at, id) AS turn FROM grants WHERE " due!() ") due
+         ORDER BY turn, revoke_at LIMIT $4"
+    }
     OF_ACCOUNT { "SELECT id, provider_id FROM grants WHERE account_id = $1 AND revoke_at IS NOT NULL" }
     // Whoever begins a flow at one of these providers has begun it, or will see this claim.
     LOCK_PROVIDERS {
-        "SELECT id FROM providers WHERE client_id = (SELECT client_id FROM providers WHERE id = $1) ORDER BY id"
-        [pg " FOR NO KEY UPDATE"]
+        "SELECT p.id FROM providers p JOIN providers own ON own.client_id = p.client_id AND own.server = p.server
+         WHERE own.id = $1 ORDER BY p.id" [pg " FOR NO KEY UPDATE OF p"]
     }
     // Where it is not known whose account it was, it may be anybody's.
     LOOK {
         "SELECT grants.id, grants.ending_at, COALESCE(ending_reason = 'superseded', FALSE) AS superseded,
             EXISTS (SELECT 1 FROM external_accounts mine
                 JOIN external_accounts other ON other.subject = mine.subject AND other.state <> 'unlinked'
-                JOIN providers p ON p.id = other.provider_id
+                    AND (other.params = mine.params OR other.provider_id <> mine.provider_id)
                 JOIN grants live ON live.account_id = other.id AND live.is_current AND live.state <> 'dead'
-                WHERE mine.id = grants.account_id
-                    AND p.client_id = (SELECT client_id FROM providers WHERE id = grants.provider_id))
+                WHERE mine.id = grants.account_id AND other.provider_id IN " peers!() ")
             OR EXISTS (SELECT 1 FROM external_accounts mine
-                JOIN external_accounts other ON other.user_id = mine.user_id AND other.state <> 'unlinked'
-                JOIN providers p ON p.id = other.provider_id
+                JOIN external_accounts other ON mine.subject = '' AND other.state <> 'unlinked'
                 JOIN grants live ON live.account_id = other.id AND live.is_current AND live.state <> 'dead'
-                WHERE mine.id = grants.account_id AND mine.subject = ''
-                    AND p.client_id = (SELECT client_id FROM providers WHERE id = grants.provider_id)) AS in_use,
-            EXISTS (SELECT 1 FROM flows " open_beside!() " AND (flows.expires_at > $2 OR flows.state NOT IN ('started', 'returned')))
+                WHERE mine.id = grants.account_id AND other.provider_id IN " peers!() ") AS in_use,
+            EXISTS (SELECT 1 FROM flows WHERE " open_beside!() " AND (flows.expires_at > $2 OR flows.state NOT IN ('started', 'returned')))
                 AS awaited,
-            EXISTS (SELECT 1 FROM flows " open_beside!() " AND (flows.expires_at > $2 OR flows.state <> 'returned')
+            EXISTS (SELECT 1 FROM flows WHERE " open_beside!() " AND (flows.expires_at > $2 OR flows.state <> 'returned')
                 AND flows.state <> 'started') AS consented
          FROM grants WHERE grants.id = $1 AND grants.state = 'ending'"
     }
     FAIL_STARTED {
         "UPDATE flows SET state = 'failed', failure = $3, ended_at = $2, pkce_verifier = NULL
-         WHERE ended_at IS NULL AND state = 'started' AND user_id = (SELECT user_id FROM grants WHERE id = $1)
-            AND provider_id IN (SELECT p.id FROM providers p WHERE p.client_id =
-                (SELECT own.client_id FROM providers own JOIN grants ON grants.provider_id = own.id WHERE grants.id = $1))"
+         WHERE state = 'started' AND EXISTS (SELECT 1 FROM grants WHERE grants.id = $1 AND " open_beside!() ")"
+    }
+    // Of an identity, or of one that is not known; whoever looks has the lock that such a claim takes too.
+    LOCK_PROVIDER { "SELECT id FROM providers WHERE id = $1" [pg " FOR SHARE"] }
+    UNDER_WAY {
+        "SELECT MAX(grants.revoking_until) AS revoking_until FROM grants
+         JOIN external_accounts mine ON mine.id = grants.account_id
+         WHERE grants.revoke_at IS NOT NULL AND grants.revoking_until > $4 AND grants.revoking_until <= $5
+            AND (mine.subject = '' OR (mine.subject = $2 AND (mine.params = $3 OR mine.provider_id <> $1)))
+            AND $1 IN " peers!()
     }
     CLAIM {
         "UPDATE grants SET revoke_attempts = revoke_attempts + 1, revoke_at = $5,
@@ -178,8 +194,8 @@ statements! {
          WHERE id = $4 AND " due!() "RETURNING id, account_id, user_id, provider_id"
     }
     PENDING {
-        "SELECT grants.id, grants.provider_id, revoking_until FROM grants JOIN providers p ON p.id = grants.provider_id
-         WHERE revoke_at IS NOT NULL AND user_id = $1 AND p.client_id = (SELECT client_id FROM providers WHERE id = $2)"
+        "SELECT grants.id, grants.provider_id, revoking_until FROM grants
+         WHERE revoke_at IS NOT NULL AND user_id = $1 AND $2 IN " peers!()
     }
     WAITING { "SELECT COUNT(*) AS grants, MIN(ending_at) AS oldest FROM grants WHERE revoke_at IS NOT NULL" }
     DELETE {
@@ -189,7 +205,7 @@ statements! {
 }
 
 impl Store {
-    /// Up to `limit` grants whose revocation is to be tried, with their providers, the longest due first.
+    /// Up to `limit` grants whose revocation is to be tried, with their providers: by turns of each, the longest due first.
     pub async fn revocations_due(&self, now: Timestamp, limit: u32) -> Result<Vec<(GrantId, ProviderId)>, StoreError> {
         let [now, put_off, lease] = moments(now);
         self.db.all(&DUE, args![now, put_off, lease, limit]).await?.iter().map(named).collect()
@@ -288,7 +304,7 @@ impl Store {
         Ok(ended)
     }
 
-    /// A user's revocations that are still to be made at the providers that know us by this one's client id.
+    /// A user's revocations that are still to be made where the same client asks the same server as at this provider.
     pub async fn pending_revocations(&self, user: &UserId, provider: ProviderId) -> Result<Vec<Pending>, StoreError> {
         let rows = self.db.all(&PENDING, args![user, provider]).await?;
         let pending = rows.iter().map(|row| {
@@ -308,6 +324,22 @@ impl Store {
     pub async fn delete_ended_grants(&self, before: Timestamp) -> Result<u64, StoreError> {
         self.in_batches(&DELETE, args![before, BATCH]).await
     }
+}
+
+/// Until when a request may be under way that ends what a consent of this identity gave, at this provider or one that
+/// shares its authorizations. No other begins before this transaction ends.
+pub(super) async fn under_way(
+    tx: &mut Tx,
+    provider: ProviderId,
+    (subject, params): (&str, &BTreeMap<String, String>),
+    now: Timestamp,
+) -> Result<Option<Timestamp>, StoreError> {
+    tx.all(&LOCK_PROVIDER, args![provider]).await?;
+    let latest = policy::latest(now, policy::REVOKE_LEASE);
+    let Some(row) = tx.one(&UNDER_WAY, args![provider, subject, to_json(params)?, now, latest]).await? else {
+        return Ok(None);
+    };
+    Ok(row.get::<Option<i64>>("revoking_until")?.map(Timestamp::from_millis))
 }
 
 /// What stands in the way of a grant's revocation; `None` if it is not to be revoked any more. What began before at one of

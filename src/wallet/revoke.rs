@@ -191,7 +191,10 @@ impl Inner {
             let sealed = access.is_none() || sealed.is_some() != refresh.is_some();
             return if sealed { Tried::Later { why: "sealed", after: None } } else { Tried::Pointless("unsupported") };
         }
-        for token in tokens {
+        let at = provider.at(&claim.params);
+        let mut secrets = provider.secrets_for_revocation();
+        let mut secret = secrets.next();
+        while let Some(token) = tokens.peek().copied() {
             let permit = match permit.take() {
                 Some(permit) => permit,
                 None => match self.send_more(provider, claim).await {
@@ -206,8 +209,15 @@ impl Inner {
                 return Tried::Later { why: "late", after: None };
             }
             failpoint!("revoke.sent");
-            let result = provider.at(&claim.params).revoke(token).await;
+            let result = at.revoke(token, secret).await;
             let _ = self.registry.settle(provider, permit, &result).await;
+            if matches!(result, Err(Verdict::Misconfigured(_)))
+                && let Some(next) = secrets.next()
+            {
+                secret = Some(next);
+                continue;
+            }
+            tokens.next();
             match result {
                 Ok(()) => taken = true,
                 // The next token may be one that the provider takes back.

@@ -227,6 +227,7 @@ pub fn new_provider(name: &str) -> NewProvider {
         catalog_entry: "oauth2".to_owned(),
         display_name: Some("Acme".to_owned()),
         client_id: "client".to_owned(),
+        server: "https://acme.example".to_owned(),
         additional_scopes: scopes("extra more"),
         endpoints: Some(serde_json::json!({ "token": "https://acme.example/token" })),
         created_at: NOW,
