@@ -39,6 +39,8 @@ CREATE TABLE providers (
     catalog_entry     TEXT COLLATE "C" NOT NULL,
     display_name      TEXT COLLATE "C",
     client_id         TEXT COLLATE "C" NOT NULL,
+    -- Where its tokens are made, up to the path: who shares this and the client id shares authorizations.
+    server            TEXT COLLATE "C" NOT NULL,
     -- JSON array.
     additional_scopes TEXT COLLATE "C" NOT NULL,
     -- JSON object of own endpoints, for entries that have none.
@@ -91,6 +93,8 @@ CREATE TABLE external_accounts (
     provider_id  TEXT COLLATE "C" NOT NULL REFERENCES providers (id),
     -- The provider's own id of the account.
     subject      TEXT COLLATE "C" NOT NULL,
+    -- JSON object: the per-user parts of the provider's URLs. Who is who differs from one to the other.
+    params       TEXT COLLATE "C" NOT NULL DEFAULT '{}',
     -- Null once it is unlinked.
     profile      BYTEA,
     -- JSON array: every scope that was ever granted; asked for again by a reauthorization.
@@ -108,7 +112,7 @@ CREATE TABLE external_accounts (
 );
 
 -- One live account per identity at a provider.
-CREATE UNIQUE INDEX external_accounts_by_subject ON external_accounts (provider_id, subject) WHERE state <> 'unlinked';
+CREATE UNIQUE INDEX external_accounts_by_subject ON external_accounts (provider_id, subject, params) WHERE state <> 'unlinked';
 -- One default per user and provider.
 CREATE UNIQUE INDEX external_accounts_default ON external_accounts (user_id, provider_id)
     WHERE is_default AND state <> 'unlinked';
@@ -218,6 +222,8 @@ CREATE TABLE flows (
     code             BYTEA,
     -- The provider's answer to the code, parked until the account stands.
     answer           BYTEA,
+    -- Whether one ever was.
+    parked           BOOLEAN NOT NULL DEFAULT FALSE,
     -- Who redeems the code, and since when.
     claimed_by       TEXT COLLATE "C",
     claimed_at       BIGINT,

@@ -38,6 +38,8 @@ CREATE TABLE providers (
     catalog_entry     TEXT   NOT NULL,
     display_name      TEXT,
     client_id         TEXT   NOT NULL,
+    -- Where its tokens are made, up to the path: who shares this and the client id shares authorizations.
+    server            TEXT NOT NULL,
     -- JSON array.
     additional_scopes TEXT   NOT NULL,
     -- JSON object of own endpoints, for entries that have none.
@@ -90,6 +92,8 @@ CREATE TABLE external_accounts (
     provider_id  TEXT    NOT NULL REFERENCES providers (id),
     -- The provider's own id of the account.
     subject      TEXT    NOT NULL,
+    -- JSON object: the per-user parts of the provider's URLs. Who is who differs from one to the other.
+    params       TEXT NOT NULL DEFAULT '{}',
     -- Null once it is unlinked.
     profile      BLOB,
     -- JSON array: every scope that was ever granted; asked for again by a reauthorization.
@@ -107,7 +111,7 @@ CREATE TABLE external_accounts (
 ) STRICT;
 
 -- One live account per identity at a provider.
-CREATE UNIQUE INDEX external_accounts_by_subject ON external_accounts (provider_id, subject) WHERE state <> 'unlinked';
+CREATE UNIQUE INDEX external_accounts_by_subject ON external_accounts (provider_id, subject, params) WHERE state <> 'unlinked';
 -- One default per user and provider.
 CREATE UNIQUE INDEX external_accounts_default ON external_accounts (user_id, provider_id)
     WHERE is_default AND state <> 'unlinked';
@@ -217,6 +221,8 @@ CREATE TABLE flows (
     code             BLOB,
     -- The provider's answer to the code, parked until the account stands.
     answer           BLOB,
+    -- Whether one ever was.
+    parked           INTEGER NOT NULL DEFAULT FALSE,
     -- Who redeems the code, and since when.
     claimed_by       TEXT,
     claimed_at       INTEGER,

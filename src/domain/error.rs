@@ -184,10 +184,11 @@ failures! {
         sentence: "a provider of this name exists",
         cure: "`token-wallet providers get PROVIDER` shows it; choose another slug, or update it",
     }
-    /// Accounts use the provider.
+    /// Accounts, flows or revocations need the provider.
     ProviderInUse = "PROVIDER_IN_USE" FailedPrecondition {
-        sentence: "accounts are linked at this provider, or are being linked",
-        cure: "`token-wallet accounts list --provider PROVIDER` shows them; a link that was begun ends by itself",
+        sentence: "accounts are linked at this provider, are being linked, or are still to be revoked",
+        cure: "`token-wallet accounts list --provider PROVIDER` shows them; a link that was begun ends by itself, and so \
+               does a revocation, within a day",
     }
     /// The provider has as many client secrets as it may have.
     TooManyProviderSecrets = "TOO_MANY_PROVIDER_SECRETS" FailedPrecondition {

@@ -180,7 +180,12 @@ impl Linking {
             ) => {
                 return Err(Failure::ProviderUnavailable { retry_after: PROFILE_RETRY });
             }
-            Err(Verdict::Refused(code) | Verdict::Misconfigured(code)) => {
+            // A token that was good a moment ago, by the provider's own word.
+            Err(Verdict::Refused(code)) => {
+                tracing::error!(flow = %flow.id, provider = %provider.slug, code, "the provider does not know a new token");
+                FlowFailure::OutcomeUnknown
+            }
+            Err(Verdict::Misconfigured(code)) => {
                 tracing::error!(flow = %flow.id, provider = %provider.slug, code, "the provider does not show the account's profile");
                 FlowFailure::Misconfigured
             }

@@ -23,7 +23,7 @@ impl Linking {
     /// A token as [`crate::wallet::Wallet::token`] gives it; or, where the user must consent first, a begun flow that
     /// ends at `redirect_url`: a link, or a reauthorization of the account that the get is about. `may_link` is for the
     /// same user and provider. If no flow can be begun, the get keeps its own reason; but the caller hears if it may not
-    /// use that URL.
+    /// use that URL. None is begun while something of the user's is still to be revoked that would end the new consent.
     pub async fn token_or_consent(
         &self,
         permit: &Permit<ReadToken>,
@@ -41,6 +41,14 @@ impl Linking {
             ..LinkRequest::default()
         };
         let begun = match failure {
+            Failure::AccountNotLinked
+            | Failure::ReauthorizationRequired
+            | Failure::MissingScopes { .. }
+            | Failure::NoRefreshToken
+                if self.comes_before(may_link).await.unwrap_or(true) =>
+            {
+                return Err(failure.into());
+            }
             Failure::AccountNotLinked => self.start(may_link, &link, |_| Ok(None)).await,
             Failure::ReauthorizationRequired | Failure::MissingScopes { .. } | Failure::NoRefreshToken => {
                 self.reauthorize_wanted(permit, request, &link).await
@@ -55,6 +63,13 @@ impl Linking {
                 Err(failure.into())
             }
         }
+    }
+
+    /// Whether a revocation comes first that a flow would keep waiting: gets are made again and again.
+    async fn comes_before(&self, may_link: &Permit<StartLink>) -> Result<bool, Failure> {
+        let StartLink { user, provider } = may_link.action();
+        let provider = self.0.registry.by_slug(provider).await?;
+        self.0.wallet.revokes_whole(user, provider.id).await
     }
 
     async fn reauthorize_wanted(

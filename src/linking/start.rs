@@ -8,7 +8,7 @@ use crate::access::permit::{Permit, Reauthorize, StartLink};
 use crate::clock::Timestamp;
 use crate::domain::account::AccountState;
 use crate::domain::error::Failure;
-use crate::domain::flow::{FLOW_LIFE, Flow, FlowState};
+use crate::domain::flow::{FLOW_LIFE, Flow, FlowFailure, FlowState};
 use crate::domain::ids::{AccountId, ApiClientId, FlowId};
 use crate::domain::instance::InstanceKind;
 use crate::domain::redirect::RedirectUrl;
@@ -28,7 +28,7 @@ pub struct LinkRequest {
     pub additional_scopes: Scopes,
     /// The account the user will probably choose, at most 256 bytes.
     pub login_hint: Option<String>,
-    /// The per-user parts of the provider's URLs; for a reauthorization unset: those of the account's grant.
+    /// The per-user parts of the provider's URLs; for a reauthorization unset, or the account's.
     pub params: BTreeMap<String, String>,
 }
 
@@ -100,6 +100,9 @@ impl Linking {
         if account.row.state == AccountState::Unlinked {
             return Err(Failure::AccountNotFound);
         }
+        if !request.params.is_empty() && request.params != account.row.params {
+            return Err(Failure::field("provider_params", "must be unset, or those that the account was linked with"));
+        }
         let known = account.profile.email.or(account.profile.username);
         let purpose = Purpose {
             client,
@@ -108,7 +111,7 @@ impl Linking {
             reauthorizes: Some(id),
             scopes: account.row.scope_history.union(&request.additional_scopes),
             login_hint: request.login_hint.clone().or(known),
-            params: if request.params.is_empty() { account.row.params } else { request.params.clone() },
+            params: account.row.params,
         };
         self.begin(purpose, request, note).await
     }
@@ -163,7 +166,13 @@ impl Linking {
             StartFlow::ProviderGone => return Err(Failure::ProviderNotFound),
         }
         failpoint!("link.opened");
-        self.0.wallet.revocations_over(&flow.user, &provider).await?;
+        if let Err(failure) = self.0.wallet.revocations_over(&flow.user, provider.id).await {
+            // Nobody gets its URL, now or for the same request_id: that one begins anew.
+            if let Err(error) = self.0.store.withdraw_flow(flow.id, self.0.clock.now()).await {
+                tracing::warn!(flow = %flow.id, %error, "a flow that nobody can go on with stays open until it expires");
+            }
+            return Err(failure);
+        }
         Ok(started)
     }
 

@@ -54,6 +54,8 @@ impl Registry {
         let entry = self.entry_for(&new)?;
         check(&new)?;
         let endpoints = self.own_endpoints(&new, entry)?;
+        let own = new.endpoints.as_ref().map(|own| own.token_url.as_str());
+        let token_url = own.or(entry.token_url.as_deref()).unwrap_or_default();
         let now = self.wire.clock.now();
         let id = ProviderId::new(now);
         let secret = new.client_secret.map(|secret| self.seal(&secret, id)).transpose()?;
@@ -63,6 +65,7 @@ impl Registry {
             catalog_entry: entry.name.clone(),
             display_name: new.display_name,
             client_id: new.client_id,
+            server: server(token_url),
             additional_scopes: new.additional_scopes,
             endpoints,
             created_at: now,
@@ -75,7 +78,7 @@ impl Registry {
         if created { Ok(provider) } else { Err(Failure::ProviderExists) }
     }
 
-    /// Removes a provider that no account uses. Removing one that is gone succeeds for 30 days.
+    /// Removes a provider that no account, flow or revocation needs. Removing one that is gone succeeds for 30 days.
     ///
     /// # Errors
     ///
@@ -211,6 +214,13 @@ impl Registry {
 
 type SealedSecret = (ProviderSecretId, Sealed<ClientSecret>);
 
+/// A URL up to its path, as the catalog or the operator writes it.
+fn server(url: &str) -> String {
+    let host = url.find("://").map_or(0, |at| at + 3);
+    let end = url[host..].find('/').map_or(url.len(), |end| host + end);
+    url[..end].to_ascii_lowercase()
+}
+
 /// What does not need the catalog.
 fn check(new: &NewProvider) -> Result<(), Failure> {
     if !printable(&new.client_id, 512) {
@@ -259,6 +269,19 @@ fn printable(text: &str, most: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_is_what_comes_before_the_path() {
+        for (url, of) in [
+            ("https://id.example.com/realms/a/token", "https://id.example.com"),
+            ("https://ID.example.com:8443/token", "https://id.example.com:8443"),
+            ("https://{shop}.example.com/token", "https://{shop}.example.com"),
+            ("{sandbox}/tenants/{tenant}/token", "{sandbox}"),
+            ("https://id.example.com", "https://id.example.com"),
+        ] {
+            assert_eq!(server(url), of);
+        }
+    }
 
     #[test]
     fn what_an_operator_gives_is_checked() {

@@ -17,7 +17,7 @@ pub mod token;
 pub mod verdict;
 
 pub use authorize::Authorization;
-pub use catalog::{Catalog, Entry, ResponseMode, RevocationReach};
+pub use catalog::{Catalog, Entry, ResponseMode};
 pub use change::NewProvider;
 pub use endpoints::{CustomEndpoints, Endpoints};
 pub use gate::{Closed, ClosedBy, Gate, Permit, Settled, Target, Urgency};

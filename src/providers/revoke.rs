@@ -4,13 +4,14 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use oauth2::HttpRequest;
 use url::form_urlencoded;
 
-use super::catalog::{RevocationAuth, RevocationToken};
+use super::catalog::{RevocationAuth, RevocationReach, RevocationToken};
 use super::gate::Target;
 use super::provider::Provider;
 use super::token::malformed;
 use super::verdict::classify_revocation;
 use crate::domain::provider::Verdict;
 use crate::domain::secret::{AccessToken, RefreshToken};
+use crate::store::ProviderSecretRow;
 
 /// A token to be revoked.
 #[derive(Clone, Copy)]
@@ -32,6 +33,17 @@ impl Provider {
         })
     }
 
+    /// Whether a revocation ends all that its person gave our client. Where there is nothing to be called nothing is hit.
+    pub fn revokes_whole(&self) -> bool {
+        self.entry.revocation_reach == RevocationReach::Authorization && self.endpoints.revocation_url.is_some()
+    }
+
+    /// The client secrets in the order in which to try them; none where none is sent.
+    pub fn secrets_for_revocation(&self) -> impl Iterator<Item = &ProviderSecretRow> {
+        let sent = self.revocation_target() == Some(Target::Token);
+        self.secrets_in_order().filter(move |_| sent)
+    }
+
     /// Which of a grant's tokens to send, in order. One is enough where `all` of the grant's tokens are known: a refresh
     /// token takes its access tokens with it (RFC 7009 section 2.1).
     pub fn revocable<'a>(
@@ -51,13 +63,14 @@ impl Provider {
         }
     }
 
-    /// Revokes a token, once. Also well if the provider does not know it (any more). Asking again harms nobody.
+    /// Revokes a token, once, with this secret of [`Self::secrets_for_revocation`]. Also well if the provider does not
+    /// know it (any more). Asking again harms nobody.
     ///
     /// # Errors
     ///
     /// [`Verdict::Refused`]: it will not be revoked however often one asks.
-    pub async fn revoke(&self, token: Token<'_>) -> Result<(), Verdict> {
-        let request = self.revocation_request(token)?;
+    pub async fn revoke(&self, token: Token<'_>, secret: Option<&ProviderSecretRow>) -> Result<(), Verdict> {
+        let request = self.revocation_request(token, secret)?;
         let response = self.send(request).await?;
         let by_token = self.entry.revocation_auth() == RevocationAuth::BearerAccessToken;
         let read = classify_revocation(&response, self.entry, by_token, self.wire.clock.now());
@@ -68,7 +81,7 @@ impl Provider {
         read
     }
 
-    fn revocation_request(&self, token: Token<'_>) -> Result<HttpRequest, Verdict> {
+    fn revocation_request(&self, token: Token<'_>, secret: Option<&ProviderSecretRow>) -> Result<HttpRequest, Verdict> {
         let url = self.endpoints.revocation_url.as_ref().ok_or_else(malformed)?;
         let (token, hint) = match token {
             Token::Refresh(token) => (token.expose(), "refresh_token"),
@@ -84,7 +97,7 @@ impl Provider {
         } else {
             form.append_pair("token", token).append_pair("token_type_hint", hint);
         }
-        let secret = self.secrets_in_order().next().map(|secret| self.client_secret(secret)).transpose()?;
+        let secret = secret.map(|secret| self.client_secret(secret)).transpose()?;
         match (auth, &secret) {
             (RevocationAuth::ClientSecretBasic, Some(secret)) => {
                 request = request.header(AUTHORIZATION, secret_header(basic(&self.client_id, secret.expose()))?);
@@ -125,7 +138,7 @@ mod tests {
 
     /// The header and the form of a revocation.
     fn sent(provider: &Provider, token: Token<'_>) -> (Option<String>, String) {
-        let request = provider.revocation_request(token).unwrap();
+        let request = provider.revocation_request(token, provider.secrets_for_revocation().next()).unwrap();
         assert_eq!((request.method().as_str(), request.uri().path()), ("POST", "/revoke"));
         let header = request.headers().get(AUTHORIZATION).map(|value| value.to_str().unwrap().to_owned());
         (header, String::from_utf8(request.into_body()).unwrap())

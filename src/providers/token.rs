@@ -14,15 +14,17 @@ use crate::outbound::{OutboundError, Response, json};
 use crate::store::ProviderSecretRow;
 
 impl Provider {
-    /// Redeems a code (RFC 6749 section 4.1.3), once: a code must not be sent again whatever came of it. `redirect_uri`
-    /// is the one that the authorization named. The secret is the first in order.
+    /// Redeems a code (RFC 6749 section 4.1.3), once, with this secret of [`Self::secrets_in_order`]; `None`: as a public
+    /// client. Whatever came of it a code must not be sent again, but with another secret if this one was refused.
+    /// `redirect_uri` is the one that the authorization named.
     pub async fn exchange(
         &self,
         code: &AuthorizationCode,
         verifier: Option<&PkceVerifier>,
         redirect_uri: &str,
+        secret: Option<&ProviderSecretRow>,
     ) -> Result<TokenAnswer, Verdict> {
-        let request = self.exchange_request(code, verifier, redirect_uri)?;
+        let request = self.exchange_request(code, verifier, redirect_uri, secret)?;
         self.redeem(request).await
     }
 
@@ -86,9 +88,10 @@ impl Provider {
         code: &AuthorizationCode,
         verifier: Option<&PkceVerifier>,
         redirect_uri: &str,
+        secret: Option<&ProviderSecretRow>,
     ) -> Result<HttpRequest, Verdict> {
         let redirect_uri = oauth2::RedirectUrl::new(redirect_uri.to_owned()).map_err(|_| malformed())?;
-        let client = self.client(self.secrets_in_order().next())?.set_redirect_uri(redirect_uri);
+        let client = self.client(secret)?.set_redirect_uri(redirect_uri);
         let mut request = client.exchange_code(oauth2::AuthorizationCode::new(code.expose().to_owned()));
         if let Some(verifier) = verifier.filter(|_| self.uses_pkce()) {
             request = request.set_pkce_verifier(oauth2::PkceCodeVerifier::new(verifier.expose().to_owned()));
@@ -173,7 +176,7 @@ mod tests {
 
     fn exchange(provider: &Provider) -> HttpRequest {
         let (code, verifier) = (AuthorizationCode::new("c/1"), PkceVerifier::new("v-1"));
-        provider.exchange_request(&code, Some(&verifier), REDIRECT).unwrap()
+        provider.exchange_request(&code, Some(&verifier), REDIRECT, provider.secrets.first()).unwrap()
     }
 
     fn body(request: &HttpRequest) -> &str {

@@ -45,7 +45,7 @@ pub fn classify_revocation(response: &Response, entry: &Entry, by_token: bool, n
         (200..=299, None) | (400..=499, Some("invalid_token")) => Ok(()),
         (401, _) if by_token => Ok(()),
         // RFC 7009 section 2.2.1.
-        (200..=499, Some(code @ ("unsupported_token_type" | "invalid_request"))) => Err(Verdict::Refused(word(code))),
+        (200..=499, Some(code @ "unsupported_token_type")) => Err(Verdict::Refused(word(code))),
         _ => match classify(response, entry, now) {
             Verdict::Refused(_) => Ok(()),
             // Asking again harms nobody.
@@ -143,7 +143,7 @@ pub(crate) mod tests {
             (400, r#"{"error":"invalid_grant"}"#, false, Ok(())),
             (401, r#"{"error":"invalid_token"}"#, true, Ok(())),
             (400, r#"{"error":"unsupported_token_type"}"#, false, Err(refused("unsupported_token_type"))),
-            (400, r#"{"error":"invalid_request"}"#, false, Err(refused("invalid_request"))),
+            (400, r#"{"error":"invalid_request"}"#, false, Err(ANSWERED)),
             (401, r#"{"error":"invalid_client"}"#, false, Err(misconfigured("invalid_client"))),
             (401, "", false, Err(misconfigured("http_401"))),
             (200, r#"{"error":"other_error"}"#, false, Err(ANSWERED)),

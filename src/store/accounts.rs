@@ -7,7 +7,7 @@ use super::coherence::{self, Stale};
 use super::error::StoreError;
 use super::events;
 use super::grants::freshness;
-use super::sql::{Row, args, statements};
+use super::sql::{Row, args, statements, to_json};
 use crate::clock::Timestamp;
 use crate::domain::account::{AccountState, Label};
 use crate::domain::event::{Event, EventKind};
@@ -28,7 +28,7 @@ pub struct AccountRow {
     pub provider: ProviderId,
     /// That provider's name.
     pub provider_slug: String,
-    /// The provider's own id of it.
+    /// The provider's own id of it; with `params`, who it is.
     pub subject: String,
     /// Who it belongs to, as the provider told; `None` once it is unlinked.
     pub profile: Option<Sealed<Profile>>,
@@ -104,8 +104,8 @@ macro_rules! select {
         "SELECT a.id AS a_id, a.user_id AS a_user_id, a.provider_id AS a_provider_id, p.slug AS a_provider_slug,
             a.subject AS a_subject, a.profile AS a_profile, a.state AS a_state, a.state_reason AS a_state_reason,
             a.is_default AS a_is_default, a.label AS a_label, a.revision AS a_revision, a.created_at AS a_created_at,
-            a.scope_history AS a_scope_history,
-            g.id AS g_id, g.scopes AS g_scopes, g.params AS g_params, g.requested_scopes AS g_requested_scopes, g.issued_at AS g_issued_at,
+            a.scope_history AS a_scope_history, a.params AS a_params,
+            g.id AS g_id, g.scopes AS g_scopes, g.requested_scopes AS g_requested_scopes, g.issued_at AS g_issued_at,
             g.refresh_generation AS g_refresh_generation, g.lifetime AS g_lifetime,
             g.lifetime_assumed AS g_lifetime_assumed, g.due_at AS g_due_at, g.keep_alive_at AS g_keep_alive_at
          FROM external_accounts a JOIN providers p ON p.id = a.provider_id
@@ -122,7 +122,8 @@ macro_rules! filter {
 
 statements! {
     BY_SUBJECT {
-        "SELECT id, user_id FROM external_accounts WHERE provider_id = $1 AND subject = $2 AND state <> 'unlinked'"
+        "SELECT id, user_id FROM external_accounts
+         WHERE provider_id = $1 AND subject = $2 AND params = $3 AND state <> 'unlinked'"
     }
     BY_ID { select!() "WHERE a.id = $1" }
     LIST { select!() "WHERE " filter!() "ORDER BY a.id DESC LIMIT $4" }
@@ -149,13 +150,16 @@ statements! {
 }
 
 impl Store {
-    /// The live account of this identity at a provider, and whose it is.
+    /// The live account of this identity at a provider, where its URLs have these per-user parts, and whose it is.
     pub async fn account_by_subject(
         &self,
         provider: ProviderId,
         subject: &str,
+        params: &BTreeMap<String, String>,
     ) -> Result<Option<(AccountId, UserId)>, StoreError> {
-        let Some(row) = self.db.one(&BY_SUBJECT, args![provider, subject]).await? else { return Ok(None) };
+        let Some(row) = self.db.one(&BY_SUBJECT, args![provider, subject, to_json(params)?]).await? else {
+            return Ok(None);
+        };
         let cells = row.of("external_accounts", "", "id")?;
         Ok(Some((cells.parse("id")?, cells.user("user_id")?)))
     }
@@ -250,7 +254,7 @@ fn account(row: &Row) -> Result<AccountRow, StoreError> {
         revision: cells.get("revision")?,
         created_at: cells.time("created_at")?,
         scope_history: cells.json("scope_history")?,
-        params: BTreeMap::new(),
+        params: cells.json("params")?,
         granted_scopes: Scopes::default(),
         requested_scopes: Scopes::default(),
         refreshable: false,
@@ -260,7 +264,6 @@ fn account(row: &Row) -> Result<AccountRow, StoreError> {
     if row.get::<Option<String>>("g_id")?.is_some() {
         let cells = row.of("grants", "g_", "id")?;
         let freshness = freshness(&cells)?;
-        account.params = cells.json("params")?;
         account.granted_scopes = cells.json("scopes")?;
         account.requested_scopes = cells.json("requested_scopes")?;
         account.refreshable = cells.get::<Option<i64>>("refresh_generation")?.is_some();

@@ -102,17 +102,18 @@ statements! {
         "UPDATE flows SET state = 'failed', failure = $3, ended_at = $4, code = NULL, pkce_verifier = NULL, answer = NULL
          WHERE id = $1 AND state = $2"
     }
+    FORGET_CALL { "DELETE FROM request_ids WHERE flow_id = $1" }
     CLAIM {
         "UPDATE flows SET state = 'claimed', claimed_by = $2, claimed_at = $3
          WHERE id = $1 AND state = 'returned' AND expires_at > $3 RETURNING id, code, pkce_verifier"
     }
     // Once more is once: the answer to the first time may have been lost.
     PARK {
-        "UPDATE flows SET state = 'exchanged', answer = $3, code = NULL, pkce_verifier = NULL
+        "UPDATE flows SET state = 'exchanged', answer = $3, parked = TRUE, code = NULL, pkce_verifier = NULL
          WHERE id = $1 AND state IN ('claimed', 'exchanged') AND claimed_by = $2"
     }
-    // The word that it was parked was lost, and it became an account since.
-    BECAME { "SELECT id FROM flows WHERE id = $1 AND state = 'done' AND claimed_by = $2" }
+    // The word that it was parked was lost, and it became an account since, or is to be revoked.
+    BECAME { "SELECT id FROM flows WHERE id = $1 AND state IN ('done', 'failed') AND claimed_by = $2 AND parked" }
     PARKED {
         "SELECT id FROM flows WHERE state = 'exchanged' AND ended_at IS NULL AND claimed_at < $1
          ORDER BY expires_at LIMIT $2"
@@ -229,6 +230,15 @@ impl Store {
         }
         tx.commit().await?;
         Ok(true)
+    }
+
+    /// Fails a flow whose URL nobody was told, and forgets the call that began it: made again, it begins another.
+    pub async fn withdraw_flow(&self, id: FlowId, now: Timestamp) -> Result<(), StoreError> {
+        let mut tx = self.db.begin().await?;
+        let values = args![id, FlowStep::Started.as_str(), FlowFailure::Expired.as_str(), now];
+        tx.execute(&FAIL, values).await?;
+        tx.execute(&FORGET_CALL, args![id]).await?;
+        tx.commit().await
     }
 
     /// Returned to claimed, while the ticket lives: `by` alone may now send the code, once.

@@ -53,7 +53,7 @@ pub use record::{GrantChange, Outcome, Recorded};
 pub use redirect_urls::RedirectUrlRow;
 pub use replicas::Beat;
 pub use request_ids::{Note, RequestRow};
-pub use revocations::{Revocation, RevocationClaim, RevocationEnd};
+pub use revocations::{Pending, Revocation, RevocationClaim, RevocationEnd};
 pub use standing::Blame;
 pub use strays::Stray;
 pub use upkeep::Census;

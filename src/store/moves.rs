@@ -9,6 +9,7 @@ use super::db::Tx;
 use super::error::StoreError;
 use super::events;
 use super::grants::{freshness, lifetime_columns};
+use super::revocations;
 use super::sql::{args, statements, to_json};
 use crate::clock::Timestamp;
 use crate::domain::consent::{self, Worth};
@@ -38,7 +39,7 @@ pub struct Deposit {
     pub user: UserId,
     /// The provider.
     pub provider: ProviderId,
-    /// The provider's own id of the account.
+    /// The provider's own id of the account, which is one with the grant's `params`.
     pub subject: String,
     /// Who the account belongs to.
     pub profile: Sealed<Profile>,
@@ -92,6 +93,8 @@ pub enum Deposited {
     LinkedToAnotherUser,
     /// The flow has no parked answer any more: somebody else finished or failed it.
     FlowGone,
+    /// Until then a request may be under way that ends the consent; whether it has is to be seen after it.
+    Revoking(Timestamp),
 }
 
 /// Why a grant is ending.
@@ -130,20 +133,21 @@ statements! {
     NAME_USER { "INSERT INTO users (id, created_at, deleted_at) VALUES ($1, $2, $2) ON CONFLICT DO NOTHING" }
     CREATE_ACCOUNT {
         "INSERT INTO external_accounts (id, user_id, provider_id, subject, profile, state, is_default, created_at,
-                                        scope_history)
-         VALUES ($1, $2, $3, $4, $5, 'active', FALSE, $6, $7) ON CONFLICT DO NOTHING"
+                                        scope_history, params)
+         VALUES ($1, $2, $3, $4, $5, 'active', FALSE, $6, $7, $8) ON CONFLICT DO NOTHING"
     }
     CREATE_UNLINKED {
         "INSERT INTO external_accounts (id, user_id, provider_id, subject, state, is_default, created_at, scope_history,
-                                        unlinked_at)
-         VALUES ($1, $2, $3, $4, 'unlinked', FALSE, $5, '[]', $5)"
+                                        unlinked_at, params)
+         VALUES ($1, $2, $3, $4, 'unlinked', FALSE, $5, '[]', $5, $6) ON CONFLICT (id) DO NOTHING"
     }
     OWNER {
-        "SELECT id, user_id FROM external_accounts WHERE provider_id = $1 AND subject = $2 AND state <> 'unlinked'"
+        "SELECT id, user_id FROM external_accounts
+         WHERE provider_id = $1 AND subject = $2 AND params = $3 AND state <> 'unlinked'"
     }
     RELINK {
         "UPDATE external_accounts SET state = 'active', state_reason = NULL, profile = $5, scope_history = $6
-         WHERE id = $1 AND user_id = $2 AND provider_id = $3 AND subject = $4 AND state <> 'unlinked'"
+         WHERE id = $1 AND user_id = $2 AND provider_id = $3 AND subject = $4 AND params = $7 AND state <> 'unlinked'"
     }
     CREATE_GRANT {
         "INSERT INTO grants (id, account_id, user_id, provider_id, state, is_current, access_token, access_generation,
@@ -202,7 +206,10 @@ impl Store {
             return self.put_away(deposit, failure).await;
         }
         let mut tx = self.db.begin().await?;
-        let Deposit { flow, account, existing, user, provider, now, .. } = deposit;
+        let Deposit { flow, account, existing, user, provider, subject, grant, now, .. } = deposit;
+        if let Some(until) = revocations::under_way(&mut tx, *provider, (subject, &grant.params), *now).await? {
+            return Ok(Deposited::Revoking(until));
+        }
         let values = args![*flow, *account, !existing, *now, user, *provider];
         if tx.execute(&END_FLOW, values).await? == 0 {
             return Ok(Deposited::FlowGone);
@@ -211,7 +218,9 @@ impl Store {
         let kept = match placed {
             Deposited::Done => false,
             Deposited::Kept => true,
-            Deposited::Changed | Deposited::LinkedToAnotherUser | Deposited::FlowGone => return Ok(placed),
+            Deposited::Changed | Deposited::LinkedToAnotherUser | Deposited::FlowGone | Deposited::Revoking(_) => {
+                return Ok(placed);
+            }
         };
         create_grant(&mut tx, deposit, kept.then_some(Ending::Outdone)).await?;
         if kept {
@@ -237,7 +246,7 @@ impl Store {
             return Ok(Deposited::FlowGone);
         }
         if !existing {
-            create_unlinked(&mut tx, *account, user, *provider, subject, *now).await?;
+            create_unlinked(&mut tx, *account, user, *provider, (subject, &deposit.grant.params), *now).await?;
         }
         let ending = if failure == FlowFailure::AccountUnlinked { Ending::Unlinked } else { Ending::Mismatch };
         create_grant(&mut tx, deposit, Some(ending)).await?;
@@ -300,11 +309,12 @@ pub(super) async fn create_unlinked(
     account: AccountId,
     user: &UserId,
     provider: ProviderId,
-    subject: &str,
+    (subject, params): (&str, &BTreeMap<String, String>),
     now: Timestamp,
 ) -> Result<(), StoreError> {
     tx.execute(&NAME_USER, args![user, now]).await?;
-    tx.execute(&CREATE_UNLINKED, args![account, user, provider, subject, now]).await.map(drop)
+    let values = args![account, user, provider, subject, now, to_json(params)?];
+    tx.execute(&CREATE_UNLINKED, values).await.map(drop)
 }
 
 /// The first step of an unlink: the account's grant, if it has one, is `ending`.
@@ -321,11 +331,14 @@ async fn create(tx: &mut Tx, deposit: &Deposit) -> Result<Deposited, StoreError>
     let Deposit { account, user, provider, subject, profile, now, .. } = deposit;
     tx.execute(&CREATE_USER, args![user, *now]).await?;
     let history = to_json(&deposit.grant.scopes)?;
-    let values = args![*account, user, *provider, subject.as_str(), profile, *now, history];
+    let params = to_json(&deposit.grant.params)?;
+    let values = args![*account, user, *provider, subject.as_str(), profile, *now, history, params.as_str()];
     if tx.execute(&CREATE_ACCOUNT, values).await? == 1 {
         return Ok(Deposited::Done);
     }
-    let Some(row) = tx.one(&OWNER, args![*provider, subject.as_str()]).await? else { return Ok(Deposited::Changed) };
+    let Some(row) = tx.one(&OWNER, args![*provider, subject.as_str(), params.as_str()]).await? else {
+        return Ok(Deposited::Changed);
+    };
     let owner = row.of("external_accounts", "", "id")?.user("user_id")?;
     Ok(if owner == *user { Deposited::Changed } else { Deposited::LinkedToAnotherUser })
 }
@@ -347,7 +360,8 @@ async fn relink(tx: &mut Tx, deposit: &Deposit) -> Result<Deposited, StoreError>
         tx.execute(&END_CURRENT_GRANT, args![*account, *now, Ending::Superseded.as_str()]).await?;
     }
     let history = cells.json::<Scopes>("scope_history")?.union(&scopes).union(&grant.scopes);
-    let values = args![*account, user, *provider, subject.as_str(), profile, to_json(&history)?];
+    let params = to_json(&grant.params)?;
+    let values = args![*account, user, *provider, subject.as_str(), profile, to_json(&history)?, params];
     if tx.execute(&RELINK, values).await? == 0 {
         return Ok(Deposited::Changed);
     }

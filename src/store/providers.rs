@@ -31,6 +31,8 @@ pub struct NewProvider {
     pub display_name: Option<String>,
     /// Our client id there.
     pub client_id: String,
+    /// Where its tokens are made, up to the path.
+    pub server: String,
     /// Scopes to ask for besides the catalog's.
     pub additional_scopes: Scopes,
     /// Its own endpoints, for catalog entries that have none: a JSON object.
@@ -103,7 +105,7 @@ pub enum UpdateProvider {
 pub enum DeleteProvider {
     /// It is gone, now or in the last 30 days.
     Deleted,
-    /// A linked account or an open flow needs it.
+    /// A linked account, an open flow or a revocation needs it.
     InUse,
     /// There is none of this name.
     NotFound,
@@ -129,8 +131,9 @@ macro_rules! with_secrets {
 
 statements! {
     CREATE {
-        "INSERT INTO providers (id, slug, catalog_entry, display_name, client_id, additional_scopes, endpoints, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING"
+        "INSERT INTO providers (id, slug, catalog_entry, display_name, client_id, additional_scopes, endpoints, created_at,
+            server)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING"
     }
     BY_ID { columns!() "FROM (SELECT * FROM providers WHERE id = $1 AND deleted_at IS NULL) p" with_secrets!() }
     BY_SLUG { columns!() "FROM (SELECT * FROM providers WHERE slug = $1 AND deleted_at IS NULL) p" with_secrets!() }
@@ -154,7 +157,8 @@ statements! {
     TO_DELETE { "SELECT id FROM providers WHERE slug = $1 AND deleted_at IS NULL" [pg " FOR UPDATE"] }
     IN_USE {
         "SELECT 1 AS used WHERE EXISTS (SELECT 1 FROM external_accounts WHERE provider_id = $1 AND state <> 'unlinked')
-            OR EXISTS (SELECT 1 FROM flows WHERE provider_id = $1 AND ended_at IS NULL)"
+            OR EXISTS (SELECT 1 FROM flows WHERE provider_id = $1 AND ended_at IS NULL)
+            OR EXISTS (SELECT 1 FROM grants WHERE provider_id = $1 AND revoke_at IS NOT NULL)"
     }
     DELETE { "UPDATE providers SET deleted_at = $2 WHERE id = $1 AND deleted_at IS NULL" }
     DELETE_SECRETS { "DELETE FROM provider_secrets WHERE provider_id = $1" }
@@ -203,6 +207,7 @@ impl Store {
             to_json(&provider.additional_scopes)?,
             endpoints.as_deref(),
             provider.created_at,
+            provider.server.as_str(),
         ];
         if tx.execute(&CREATE, values).await? == 0 {
             return Ok(false);

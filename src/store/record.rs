@@ -111,7 +111,8 @@ macro_rules! write_tokens {
             attempted_at = CASE WHEN fence = $3 THEN NULL ELSE attempted_at END,
             lease_owner = CASE WHEN fence = $3 THEN NULL ELSE lease_owner END,
             lease_until = CASE WHEN fence = $3 THEN NULL ELSE lease_until END,
-            revoke_at = CASE WHEN state = 'ended' THEN CAST($9 AS BIGINT) ELSE revoke_at END,
+            revoke_at = CASE WHEN state = 'ended' THEN CAST($14 AS BIGINT) ELSE revoke_at END,
+            ending_at = CASE WHEN state = 'ended' THEN CAST($14 AS BIGINT) ELSE ending_at END,
             state = CASE WHEN state IN ('suspect', 'dead') THEN 'active' WHEN state = 'ended' THEN 'ending' ELSE state END
          WHERE id = $1 AND account_id = $2 AND committed_fence < $3 AND fence >= $3 "
     };
@@ -243,6 +244,7 @@ async fn record(tx: &mut Tx, change: &GrantChange) -> Result<Recorded, StoreErro
                 assumed,
                 freshness.due_at,
                 freshness.keep_alive_at,
+                at,
             ];
             record_tokens(tx, change, values, news).await
         }

@@ -2,14 +2,17 @@
 //! ends by itself; the lease of a refresh that may still be under way is left alone.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use super::db::Tx;
 use super::error::StoreError;
 use super::events;
 use super::lanes::Lane;
-use super::sql::{Cells, Row, args, statements};
+use super::sql::{Cells, Row, args, statements, to_json};
 use super::{BATCH, Store};
 use crate::clock::Timestamp;
 use crate::domain::event::{Event, EventKind};
+use crate::domain::flow::{FLOW_LIFE, FlowFailure};
 use crate::domain::ids::{AccountId, GrantId, ProviderId};
 use crate::domain::policy;
 use crate::domain::secret::{AccessToken, RefreshToken};
@@ -51,10 +54,30 @@ pub struct Revocation {
 pub enum RevocationClaim {
     /// It is the claimer's.
     Claimed(Box<Revocation>),
-    /// Nothing of it is to be revoked: it would end a newer consent. It has ended, and that is told.
-    Dropped,
+    /// It will not be made: it would end a newer consent, or has waited for one for too long. It has ended, and this is
+    /// told.
+    Dropped(EventKind),
     /// Not now: somebody else is at it or was, a refresh is under way, or a consent that it would end.
     NotNow,
+}
+
+/// A revocation that is still to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// Where.
+    pub provider: ProviderId,
+    /// Until when a request may be under way that ends all that the person gave our client.
+    pub until: Option<Timestamp>,
+}
+
+/// What stands in the way of a revocation that ends all that its person gave our client.
+enum Way {
+    /// Nothing.
+    Clear,
+    /// A consent that may be given at any moment.
+    Awaited,
+    /// This, for good.
+    Closed(EventKind, &'static str),
 }
 
 /// What a try of a revocation came to.
@@ -67,7 +90,11 @@ pub enum RevocationEnd<'a> {
 }
 
 /// How long a revocation waits for a flow that is open, before it looks again.
-const FLOW_AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
+const FLOW_AGAIN: Duration = Duration::from_secs(2);
+
+/// After this it waits no longer for a person who has not consented yet: whoever begins flow after flow would keep it
+/// for ever.
+const FLOWS_SPARED: Duration = Duration::from_secs(2 * FLOW_LIFE.as_secs());
 
 /// A try is due; one that lies further ahead than any is put off was written by a clock that was wrong.
 macro_rules! due {
@@ -77,44 +104,78 @@ macro_rules! due {
     };
 }
 
+/// The providers at which the same client asks the same server as at a grant's: they share authorizations.
+macro_rules! peers {
+    () => {
+        "(SELECT peer.id FROM providers peer JOIN providers own ON own.client_id = peer.client_id AND own.server = peer.server
+          WHERE own.id = grants.provider_id)"
+    };
+}
+
+/// Flows of a grant's user there that have not ended.
+macro_rules! open_beside {
+    () => {
+        concat!("flows.user_id = grants.user_id AND flows.ended_at IS NULL AND flows.provider_id IN ", peers!())
+    };
+}
+
 statements! {
-    DUE { "SELECT id, provider_id FROM grants WHERE " due!() "ORDER BY revoke_at LIMIT $4" }
+    // By turns: one provider's that hang keep nobody else's waiting.
+    DUE {
+        "SELECT id, provider_id FROM (SELECT id, provider_id, revoke_at,
+                ROW_NUMBER() OVER (PARTITION BY provider_id ORDER BY revoke_at, id) AS turn FROM grants WHERE " due!() ") due
+         ORDER BY turn, revoke_at LIMIT $4"
+    }
     OF_ACCOUNT { "SELECT id, provider_id FROM grants WHERE account_id = $1 AND revoke_at IS NOT NULL" }
     // Whoever begins a flow at one of these providers has begun it, or will see this claim.
     LOCK_PROVIDERS {
-        "SELECT id FROM providers WHERE client_id = (SELECT client_id FROM providers WHERE id = $1) ORDER BY id"
-        [pg " FOR NO KEY UPDATE"]
+        "SELECT p.id FROM providers p JOIN providers own ON own.client_id = p.client_id AND own.server = p.server
+         WHERE own.id = $1 ORDER BY p.id" [pg " FOR NO KEY UPDATE OF p"]
     }
-    // Where it is not known whose account it was, it may be any of its user's.
+    // Where it is not known whose account it was, it may be anybody's.
     LOOK {
-        "SELECT grants.id, COALESCE(ending_reason = 'superseded', FALSE) AS superseded,
+        "SELECT grants.id, grants.ending_at, COALESCE(ending_reason = 'superseded', FALSE) AS superseded,
             EXISTS (SELECT 1 FROM external_accounts mine
                 JOIN external_accounts other ON other.subject = mine.subject AND other.state <> 'unlinked'
-                JOIN providers p ON p.id = other.provider_id
+                    AND (other.params = mine.params OR other.provider_id <> mine.provider_id)
                 JOIN grants live ON live.account_id = other.id AND live.is_current AND live.state <> 'dead'
-                WHERE mine.id = grants.account_id
-                    AND p.client_id = (SELECT client_id FROM providers WHERE id = grants.provider_id))
+                WHERE mine.id = grants.account_id AND other.provider_id IN " peers!() ")
             OR EXISTS (SELECT 1 FROM external_accounts mine
-                JOIN external_accounts other ON other.user_id = mine.user_id AND other.state <> 'unlinked'
-                JOIN providers p ON p.id = other.provider_id
+                JOIN external_accounts other ON mine.subject = '' AND other.state <> 'unlinked'
                 JOIN grants live ON live.account_id = other.id AND live.is_current AND live.state <> 'dead'
-                WHERE mine.id = grants.account_id AND mine.subject = ''
-                    AND p.client_id = (SELECT client_id FROM providers WHERE id = grants.provider_id)) AS in_use,
-            EXISTS (SELECT 1 FROM flows JOIN providers p ON p.id = flows.provider_id
-                WHERE flows.user_id = grants.user_id AND flows.ended_at IS NULL
-                    AND p.client_id = (SELECT client_id FROM providers WHERE id = grants.provider_id)) AS awaited
-         FROM grants WHERE grants.id = $4 AND " due!()
+                WHERE mine.id = grants.account_id AND other.provider_id IN " peers!() ") AS in_use,
+            EXISTS (SELECT 1 FROM flows WHERE " open_beside!() " AND (flows.expires_at > $2 OR flows.state NOT IN ('started', 'returned')))
+                AS awaited,
+            EXISTS (SELECT 1 FROM flows WHERE " open_beside!() " AND (flows.expires_at > $2 OR flows.state <> 'returned')
+                AND flows.state <> 'started') AS consented
+         FROM grants WHERE grants.id = $1 AND grants.state = 'ending'"
+    }
+    FAIL_STARTED {
+        "UPDATE flows SET state = 'failed', failure = $3, ended_at = $2, pkce_verifier = NULL
+         WHERE state = 'started' AND EXISTS (SELECT 1 FROM grants WHERE grants.id = $1 AND " open_beside!() ")"
+    }
+    // Of an identity, or of one that is not known; whoever looks has the lock that such a claim takes too.
+    LOCK_PROVIDER { "SELECT id FROM providers WHERE id = $1" [pg " FOR SHARE"] }
+    UNDER_WAY {
+        "SELECT MAX(grants.revoking_until) AS revoking_until FROM grants
+         JOIN external_accounts mine ON mine.id = grants.account_id
+         WHERE grants.revoke_at IS NOT NULL AND grants.revoking_until > $4 AND grants.revoking_until <= $5
+            AND (mine.subject = '' OR (mine.subject = $2 AND (mine.params = $3 OR mine.provider_id <> $1)))
+            AND $1 IN " peers!()
     }
     CLAIM {
-        "UPDATE grants SET revoke_attempts = revoke_attempts + 1, revoke_at = $5, revoking_until = $5 WHERE id = $4 AND " due!()
+        "UPDATE grants SET revoke_attempts = revoke_attempts + 1, revoke_at = $5,
+            revoking_until = CASE WHEN $6 THEN CAST($5 AS BIGINT) END
+         WHERE id = $4 AND " due!()
         "RETURNING id, account_id, user_id, provider_id, access_token, access_generation, refresh_token, refresh_generation,
             params, revoke_attempts, committed_fence, ending_at, (lease_until IS NOT NULL OR doubted_fence IS NOT NULL) AS in_doubt"
     }
+    // Whoever waits for nothing but the end of the claim has waited for it.
     RENEW {
-        "UPDATE grants SET revoke_at = $4, revoking_until = $4
-         WHERE id = $1 AND state = 'ending' AND revoke_attempts = $2 AND revoking_until > $3"
+        "UPDATE grants SET revoke_at = $4, revoking_until = CASE WHEN $5 THEN CAST($4 AS BIGINT) END
+         WHERE id = $1 AND state = 'ending' AND revoke_attempts = $2 AND revoke_at > $3"
     }
-    WAIT { "UPDATE grants SET revoke_at = $2 WHERE id = $1 AND state = 'ending' AND revoke_at < $2" }
+    WAIT { "UPDATE grants SET revoke_at = $5 WHERE id = $4 AND " due!() }
     AGAIN {
         "UPDATE grants SET revoke_at = $3, revoking_until = NULL
          WHERE id = $1 AND state = 'ending' AND revoke_attempts = $2"
@@ -132,10 +193,9 @@ statements! {
             warn_at = NULL
          WHERE id = $4 AND " due!() "RETURNING id, account_id, user_id, provider_id"
     }
-    UNDER_WAY {
-        "SELECT COUNT(*) AS grants FROM grants JOIN providers p ON p.id = grants.provider_id
-         WHERE revoke_at IS NOT NULL AND revoking_until > $3 AND user_id = $1
-            AND p.client_id = (SELECT client_id FROM providers WHERE id = $2)"
+    PENDING {
+        "SELECT grants.id, grants.provider_id, revoking_until FROM grants
+         WHERE revoke_at IS NOT NULL AND user_id = $1 AND $2 IN " peers!()
     }
     WAITING { "SELECT COUNT(*) AS grants, MIN(ending_at) AS oldest FROM grants WHERE revoke_at IS NOT NULL" }
     DELETE {
@@ -145,7 +205,7 @@ statements! {
 }
 
 impl Store {
-    /// Up to `limit` grants whose revocation is to be tried, with their providers, the longest due first.
+    /// Up to `limit` grants whose revocation is to be tried, with their providers: by turns of each, the longest due first.
     pub async fn revocations_due(&self, now: Timestamp, limit: u32) -> Result<Vec<(GrantId, ProviderId)>, StoreError> {
         let [now, put_off, lease] = moments(now);
         self.db.all(&DUE, args![now, put_off, lease, limit]).await?.iter().map(named).collect()
@@ -158,8 +218,9 @@ impl Store {
 
     /// Claims a grant's revocation until `until`, if it is due and no refresh is under way. With `whole` it would end all
     /// that the user gave to our client: a grant that was superseded, or whose identity has another live one, is dropped
-    /// instead, and an open flow of the user is waited for. Nobody who begins one from then on misses the claim
-    /// ([`Self::revocations_under_way`]).
+    /// instead, and an open flow of the user is waited for. That has an end: twice a flow's life after the grant's end
+    /// flows that nobody has consented to fail instead, and after a day the revocation is given up. Nobody who begins a
+    /// flow from then on misses the claim ([`Self::pending_revocations`]).
     pub async fn claim_revocation(
         &self,
         grant: GrantId,
@@ -170,43 +231,46 @@ impl Store {
     ) -> Result<RevocationClaim, StoreError> {
         let mut tx = self.db.lane(Lane::Claims).begin().await?;
         let [at, put_off, lease] = moments(now);
-        if whole {
-            tx.all(&LOCK_PROVIDERS, args![provider]).await?;
-            let Some(row) = tx.one(&LOOK, args![at, put_off, lease, grant]).await? else {
+        match if whole { look(&mut tx, grant, provider, now).await? } else { Some(Way::Clear) } {
+            None => return Ok(RevocationClaim::NotNow),
+            Some(Way::Clear) => {}
+            Some(Way::Awaited) => {
+                tx.execute(&WAIT, args![at, put_off, lease, grant, now.plus(FLOW_AGAIN)]).await?;
+                tx.commit().await?;
                 return Ok(RevocationClaim::NotNow);
-            };
-            let reason = if row.get("superseded")? { "superseded" } else { "in_use" };
-            if reason == "superseded" || row.get("in_use")? {
+            }
+            Some(Way::Closed(kind, reason)) => {
                 let dropped = tx.all(&DROP, args![at, put_off, lease, grant]).await?;
                 let Some(row) = dropped.first() else { return Ok(RevocationClaim::NotNow) };
-                let cells = row.of("grants", "", "id")?;
-                let event = event(&cells, EventKind::GrantNotRevoked, now)?.because(reason);
+                let event = event(&row.of("grants", "", "id")?, kind, now)?.because(reason);
                 events::insert(&mut tx, &event).await?;
                 tx.commit().await?;
-                return Ok(RevocationClaim::Dropped);
-            }
-            if row.get("awaited")? {
-                tx.execute(&WAIT, args![grant, now.plus(FLOW_AGAIN)]).await?;
-                tx.commit().await?;
-                return Ok(RevocationClaim::NotNow);
+                return Ok(RevocationClaim::Dropped(kind));
             }
         }
-        let claimed = tx.all(&CLAIM, args![at, put_off, lease, grant, until]).await?;
+        let claimed = tx.all(&CLAIM, args![at, put_off, lease, grant, until, whole]).await?;
         let Some(row) = claimed.first() else { return Ok(RevocationClaim::NotNow) };
         let claim = revocation(row)?;
         tx.commit().await?;
         Ok(RevocationClaim::Claimed(Box::new(claim)))
     }
 
-    /// Renews a claim that stands, for another request. False if it does not stand any more.
+    /// Renews a claim that stands, for another request, which is as `whole` as the first. False if it does not stand any
+    /// more, or if something is in its way by now.
     pub async fn renew_revocation(
         &self,
         claimed: &Revocation,
+        whole: bool,
         now: Timestamp,
         until: Timestamp,
     ) -> Result<bool, StoreError> {
-        let values = args![claimed.grant, claimed.attempt, now, until];
-        Ok(self.db.lane(Lane::Claims).execute(&RENEW, values).await? == 1)
+        let mut tx = self.db.lane(Lane::Claims).begin().await?;
+        if whole && !matches!(look(&mut tx, claimed.grant, claimed.provider, now).await?, Some(Way::Clear)) {
+            return Ok(false);
+        }
+        let renewed = tx.execute(&RENEW, args![claimed.grant, claimed.attempt, now, until, whole]).await? == 1;
+        tx.commit().await?;
+        Ok(renewed)
     }
 
     /// Ends a claimed try. False if it was not the claimer's any more; or if a newer token came meanwhile, which is then
@@ -240,15 +304,14 @@ impl Store {
         Ok(ended)
     }
 
-    /// How many of a user's revocations at the providers that know us by this one's client id may be under way.
-    pub async fn revocations_under_way(
-        &self,
-        user: &UserId,
-        provider: ProviderId,
-        now: Timestamp,
-    ) -> Result<u32, StoreError> {
-        let row = self.db.one(&UNDER_WAY, args![user, provider, now]).await?;
-        row.map_or(Ok(0), |row| count(&row))
+    /// A user's revocations that are still to be made where the same client asks the same server as at this provider.
+    pub async fn pending_revocations(&self, user: &UserId, provider: ProviderId) -> Result<Vec<Pending>, StoreError> {
+        let rows = self.db.all(&PENDING, args![user, provider]).await?;
+        let pending = rows.iter().map(|row| {
+            let cells = row.of("grants", "", "id")?;
+            Ok(Pending { provider: cells.parse("provider_id")?, until: cells.time_opt("revoking_until")? })
+        });
+        pending.collect()
     }
 
     /// How many revocations wait, and since when the oldest.
@@ -261,6 +324,44 @@ impl Store {
     pub async fn delete_ended_grants(&self, before: Timestamp) -> Result<u64, StoreError> {
         self.in_batches(&DELETE, args![before, BATCH]).await
     }
+}
+
+/// Until when a request may be under way that ends what a consent of this identity gave, at this provider or one that
+/// shares its authorizations. No other begins before this transaction ends.
+pub(super) async fn under_way(
+    tx: &mut Tx,
+    provider: ProviderId,
+    (subject, params): (&str, &BTreeMap<String, String>),
+    now: Timestamp,
+) -> Result<Option<Timestamp>, StoreError> {
+    tx.all(&LOCK_PROVIDER, args![provider]).await?;
+    let latest = policy::latest(now, policy::REVOKE_LEASE);
+    let Some(row) = tx.one(&UNDER_WAY, args![provider, subject, to_json(params)?, now, latest]).await? else {
+        return Ok(None);
+    };
+    Ok(row.get::<Option<i64>>("revoking_until")?.map(Timestamp::from_millis))
+}
+
+/// What stands in the way of a grant's revocation; `None` if it is not to be revoked any more. What began before at one of
+/// these providers is seen.
+async fn look(tx: &mut Tx, grant: GrantId, provider: ProviderId, now: Timestamp) -> Result<Option<Way>, StoreError> {
+    tx.all(&LOCK_PROVIDERS, args![provider]).await?;
+    let Some(row) = tx.one(&LOOK, args![grant, now]).await? else { return Ok(None) };
+    let ending_at = row.of("grants", "", "id")?.time("ending_at")?;
+    let is = |name| row.get::<bool>(name);
+    Ok(Some(if is("superseded")? {
+        Way::Closed(EventKind::GrantNotRevoked, "superseded")
+    } else if is("in_use")? {
+        Way::Closed(EventKind::GrantNotRevoked, "in_use")
+    } else if !is("awaited")? {
+        Way::Clear
+    } else if is("consented")? || now < ending_at.plus(FLOWS_SPARED) {
+        let given_up = now >= ending_at.plus(policy::REVOKE_FOR);
+        if given_up { Way::Closed(EventKind::GrantRevocationFailed, "flow_open") } else { Way::Awaited }
+    } else {
+        tx.execute(&FAIL_STARTED, args![grant, now, FlowFailure::Expired.as_str()]).await?;
+        Way::Clear
+    }))
 }
 
 /// Now; the latest that a try is put off to; the latest that a lease can run.

@@ -41,7 +41,8 @@ struct Place {
 }
 
 impl Wallet {
-    /// Redeems a claimed flow's code, once, and parks the answer before anything else is done with it.
+    /// Redeems a claimed flow's code, with each client secret until the provider knows one, and parks the answer before
+    /// anything else is done with it.
     pub async fn redeem_code(
         &self,
         flow: &Flow,
@@ -57,9 +58,19 @@ impl Wallet {
         let code: AuthorizationCode = self.0.vault.open_cell(&claimed.code, &ids.owner()).map_err(unsent)?;
         let verifier = claimed.verifier.as_ref().map(|sealed| self.0.vault.open_cell(sealed, &ids.owner()));
         let verifier: Option<PkceVerifier> = verifier.transpose().map_err(unsent)?;
-        let secret = provider.secrets_in_order().next();
+        let at = provider.at(&flow.params);
+        let mut secrets = provider.secrets_in_order();
+        let mut secret = secrets.next();
         let _here = self.0.answers.here(flow.id);
-        let result = provider.at(&flow.params).exchange(&code, verifier.as_ref(), &flow.redirect_uri).await;
+        let result = loop {
+            let result = at.exchange(&code, verifier.as_ref(), &flow.redirect_uri, secret).await;
+            // Who is not let in has not redeemed it.
+            let refused = matches!(result, Err(Verdict::Misconfigured(_)));
+            match refused.then(|| secrets.next()).flatten() {
+                Some(next) => secret = Some(next),
+                None => break result,
+            }
+        };
         let _ = self.0.registry.settle(provider, permit, &result).await;
         if matches!(result, Err(Verdict::Refused(_))) {
             // The code, not our credentials.
@@ -115,6 +126,10 @@ impl Wallet {
                 (Deposited::Kept, _) => return Ok(Outcome { kept: true, ..outcome }),
                 (Deposited::Changed, _) => {}
                 (Deposited::LinkedToAnotherUser, _) => return Err(Failure::AccountLinkedToAnotherUser),
+                (Deposited::Revoking(until), _) => {
+                    let retry_after = until.since(self.0.clock.now());
+                    return Err(Failure::ProviderUnavailable { retry_after });
+                }
                 (Deposited::FlowGone, _) => return Err(Failure::FlowOutcomeUnknown),
             }
         }
@@ -123,14 +138,16 @@ impl Wallet {
 
     /// Where a grant of this identity belongs.
     async fn place(&self, flow: &Flow, subject: &str) -> Result<Place, Failure> {
-        let live = self.0.store.account_by_subject(flow.provider, subject).await?;
+        let live = self.0.store.account_by_subject(flow.provider, subject, &flow.params).await?;
         let theirs = live.as_ref().filter(|(_, user)| *user == flow.user).map(|(account, _)| *account);
         if let Some(wanted) = flow.reauthorizes
             && theirs != Some(wanted)
         {
             // Unlinked meanwhile, or another account.
             let row = self.0.store.account(wanted).await?;
-            let same = row.as_ref().is_some_and(|row| row.user == flow.user && row.subject == subject);
+            let same = row
+                .as_ref()
+                .is_some_and(|row| row.user == flow.user && row.subject == subject && row.params == flow.params);
             let failure = if same { FlowFailure::AccountUnlinked } else { FlowFailure::AccountMismatch };
             let hung_on = if same { Some(wanted) } else { theirs };
             let account = hung_on.unwrap_or_else(|| AccountId::new(self.0.clock.now()));

@@ -4,7 +4,8 @@ use super::answers::answered;
 use super::spool::Slip;
 use super::{Inner, parked};
 use crate::domain::error::Failure;
-use crate::domain::ids::ReplicaId;
+use crate::domain::ids::{FlowId, ReplicaId};
+use crate::domain::provider::TokenAnswer;
 use crate::domain::spool::{Entry, ExchangeAnswer};
 use crate::failpoint::failpoint;
 
@@ -41,14 +42,11 @@ impl Inner {
         stored
     }
 
-    /// A code was answered when its flow had ended.
+    /// A code was answered when its flow had ended. Like any answer it is offered to the store for as long as this process
+    /// lives: it may be in memory only.
     async fn revoke_late(&self, entry: &Entry, slip: Option<Slip>) {
         let Entry::Exchange(ExchangeAnswer { flow, answer }) = entry else { return };
-        let kept = match self.store.flow(*flow).await {
-            Ok(Some(ended)) => self.keep_stray(&ended, answer, "", None).await,
-            Ok(None) => Ok(false),
-            Err(error) => Err(error.into()),
-        };
+        let kept = self.keep_late(*flow, answer).await;
         match (kept, slip) {
             (Ok(true), slip) => slip.map(Slip::done).unwrap_or_default(),
             (Ok(false), Some(slip)) => {
@@ -61,5 +59,14 @@ impl Inner {
             // It stays in the spool for the next start, if it is there.
             (Err(failure), _) => tracing::error!(%flow, %failure, "the late answer to a code cannot be revoked"),
         }
+    }
+
+    /// False if even the flow is gone.
+    async fn keep_late(&self, flow: FlowId, answer: &TokenAnswer) -> Result<bool, Failure> {
+        let ledger = &self.answers.ledger;
+        let Some(ended) = ledger.offer(|| self.store.flow(flow)).await? else { return Ok(false) };
+        let now = self.clock.now();
+        let stray = self.stray(&ended, answer, "", now)?;
+        Ok(ledger.offer(|| self.store.keep_stray(&stray, None, now)).await?)
     }
 }

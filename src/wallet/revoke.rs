@@ -13,7 +13,7 @@ use crate::domain::policy;
 use crate::domain::provider::Verdict;
 use crate::domain::user::UserId;
 use crate::failpoint::failpoint;
-use crate::providers::{Permit, Provider, RevocationReach, Urgency};
+use crate::providers::{Permit, Provider, Urgency};
 use crate::store::{Revocation, RevocationClaim, RevocationEnd};
 use crate::telemetry;
 
@@ -23,7 +23,7 @@ const BATCH: u32 = 100;
 /// A claim that could not be followed by its request within this is given back.
 const LATEST_SEND: Duration = Duration::from_secs(5);
 
-/// How long who begins a flow waits for a revocation that was sent: a request takes no longer, and a call has no more.
+/// How long who begins a flow waits for a revocation that was sent: a call has no more.
 const SENT_WITHIN: Duration = Duration::from_secs(9);
 
 /// How often it looks.
@@ -88,19 +88,40 @@ impl Wallet {
     }
 
     /// Waits until no revocation of this user that was sent can end a consent that is given from now on. For who has
-    /// begun a flow at `provider`: none is begun any more.
-    pub async fn revocations_over(&self, user: &UserId, provider: &Provider) -> Result<(), Failure> {
-        if provider.entry.revocation_reach == RevocationReach::Token || provider.revocation_target().is_none() {
-            return Ok(());
-        }
-        let over = async {
-            while self.0.store.revocations_under_way(user, provider.id, self.0.clock.now()).await? > 0 {
-                tokio::time::sleep(LOOK).await;
+    /// begun a flow at `provider`: none is sent any more.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::ProviderUnavailable`] if that takes longer than a call may, and the store's.
+    pub async fn revocations_over(&self, user: &UserId, provider: ProviderId) -> Result<(), Failure> {
+        let (clock, began_at) = (&self.0.clock, self.0.clock.now());
+        let given_up = clock.until(began_at.plus(SENT_WITHIN));
+        let mut given_up = std::pin::pin!(given_up);
+        loop {
+            let pending = self.0.store.pending_revocations(user, provider).await?;
+            let now = clock.now();
+            // One that lies further ahead was written by a clock that was wrong.
+            let latest = policy::latest(now, policy::REVOKE_LEASE);
+            let ends = pending.into_iter().filter_map(|it| it.until).filter(|until| (now..=latest).contains(until));
+            let Some(until) = ends.max().filter(|until| *until > now) else { return Ok(()) };
+            tokio::select! {
+                () = &mut given_up => return Err(Failure::ProviderUnavailable { retry_after: until.since(now) }),
+                () = tokio::time::sleep(LOOK) => {}
             }
-            Ok(())
-        };
-        // What takes longer has lost its connection.
-        tokio::time::timeout(SENT_WITHIN, over).await.unwrap_or(Ok(()))
+        }
+    }
+
+    /// Whether something of this user's is still to be revoked that would end a consent given to the client that this
+    /// provider knows.
+    pub async fn revokes_whole(&self, user: &UserId, provider: ProviderId) -> Result<bool, Failure> {
+        for pending in self.0.store.pending_revocations(user, provider).await? {
+            match self.0.registry.by_id(pending.provider).await {
+                Ok(provider) if provider.revokes_whole() => return Ok(true),
+                Ok(_) | Err(Failure::ProviderNotFound) => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -123,19 +144,18 @@ impl Inner {
             Err(failure) => return Err(failure),
         };
         let target = provider.as_ref().and_then(|provider| provider.revocation_target());
-        let whole = provider.as_ref().is_some_and(|it| it.entry.revocation_reach == RevocationReach::Authorization);
+        let whole = provider.as_ref().is_some_and(|provider| provider.revokes_whole());
         let permit = match target {
             Some(target) => Some(self.registry.permit(id, target, Urgency::Revocation).await),
             None => None,
         };
         let (claiming_at, now) = (self.clock.boot(), self.clock.now());
         let until = now.plus(policy::REVOKE_LEASE);
-        // Where there is nothing to be called nothing newer can be hit.
-        let whole = whole && target.is_some();
         let claim = match self.store.claim_revocation(grant, id, whole, now, until).await? {
             RevocationClaim::Claimed(claim) => claim,
-            RevocationClaim::Dropped => {
-                count(provider.as_deref(), "not_revoked");
+            RevocationClaim::Dropped(kind) => {
+                let given_up = kind == EventKind::GrantRevocationFailed;
+                count(provider.as_deref(), if given_up { "given_up" } else { "not_revoked" });
                 return Ok(());
             }
             RevocationClaim::NotNow => return Ok(()),
@@ -171,7 +191,10 @@ impl Inner {
             let sealed = access.is_none() || sealed.is_some() != refresh.is_some();
             return if sealed { Tried::Later { why: "sealed", after: None } } else { Tried::Pointless("unsupported") };
         }
-        for token in tokens {
+        let at = provider.at(&claim.params);
+        let mut secrets = provider.secrets_for_revocation();
+        let mut secret = secrets.next();
+        while let Some(token) = tokens.peek().copied() {
             let permit = match permit.take() {
                 Some(permit) => permit,
                 None => match self.send_more(provider, claim).await {
@@ -186,8 +209,15 @@ impl Inner {
                 return Tried::Later { why: "late", after: None };
             }
             failpoint!("revoke.sent");
-            let result = provider.at(&claim.params).revoke(token).await;
+            let result = at.revoke(token, secret).await;
             let _ = self.registry.settle(provider, permit, &result).await;
+            if matches!(result, Err(Verdict::Misconfigured(_)))
+                && let Some(next) = secrets.next()
+            {
+                secret = Some(next);
+                continue;
+            }
+            tokens.next();
             match result {
                 Ok(()) => taken = true,
                 // The next token may be one that the provider takes back.
@@ -206,7 +236,7 @@ impl Inner {
         let permit = self.registry.permit(provider.id, target, Urgency::Revocation).await;
         let (_, permit) = permit.map_err(|_| later("unavailable"))?;
         let (claiming_at, now) = (self.clock.boot(), self.clock.now());
-        match self.store.renew_revocation(claim, now, now.plus(policy::REVOKE_LEASE)).await {
+        match self.store.renew_revocation(claim, provider.revokes_whole(), now, now.plus(policy::REVOKE_LEASE)).await {
             Ok(true) => Ok((permit, claiming_at)),
             Ok(false) | Err(_) => Err(later("late")),
         }

@@ -1,6 +1,7 @@
 //! Withdrawals: what is taken out of use at once, and then taken back at the provider.
 
 use super::{Ids, Inner, Wallet};
+use crate::clock::Timestamp;
 use crate::domain::error::Failure;
 use crate::domain::event::Event;
 use crate::domain::flow::{Flow, FlowFailure};
@@ -88,20 +89,21 @@ impl Wallet {
         subject: &str,
         failure: FlowFailure,
     ) -> Result<bool, Failure> {
-        self.0.keep_stray(flow, answer, subject, Some(failure)).await
+        let now = self.0.clock.now();
+        let stray = self.0.stray(flow, answer, subject, now)?;
+        Ok(self.0.store.keep_stray(&stray, Some((flow.id, failure)), now).await?)
     }
 }
 
 impl Inner {
-    /// Keeps an answer that no account may have, to be revoked. With `failure` it is its flow's parked one, which ends.
-    pub(super) async fn keep_stray(
+    /// What is kept, to be revoked, of an answer that no account may have.
+    pub(super) fn stray(
         &self,
         flow: &Flow,
         answer: &TokenAnswer,
         subject: &str,
-        failure: Option<FlowFailure>,
-    ) -> Result<bool, Failure> {
-        let now = self.clock.now();
+        now: Timestamp,
+    ) -> Result<Stray, Failure> {
         let (grant, account) = (GrantId::new(now), AccountId::new(now));
         let ids = Ids::new(grant, account, &flow.user, flow.provider);
         let sealing = |error: crate::vault::VaultError| {
@@ -109,21 +111,18 @@ impl Inner {
             Failure::Internal
         };
         let refresh_token = answer.refresh_token.as_ref().map(|token| self.vault.seal(token, &ids.at(0))).transpose();
-        let stray = Stray {
+        tracing::warn!(flow = %flow.id, %grant, "what a provider gave is nobody's; it is kept to be revoked");
+        Ok(Stray {
             grant,
             account,
             user: flow.user.clone(),
             provider: flow.provider,
             subject: subject.to_owned(),
+            params: flow.params.clone(),
             access_token: self.vault.seal(&answer.access_token, &ids.at(0)).map_err(sealing)?,
             refresh_token: refresh_token.map_err(sealing)?,
             token_type: answer.token_type.clone(),
             lifetime: answer.lifetime,
-        };
-        let kept = self.store.keep_stray(&stray, failure.map(|failure| (flow.id, failure)), now).await?;
-        if kept {
-            tracing::warn!(flow = %flow.id, %grant, "what a provider gave is nobody's; it is revoked");
-        }
-        Ok(kept)
+        })
     }
 }

@@ -114,13 +114,17 @@ on_both_engines! {
         let token = harness.get_at("tenants", "u").await.unwrap();
         assert!(harness.is_accepted(&token.access_token).await);
         assert_eq!(token.provider_metadata["tenant"], "acme");
-        // A reauthorization goes to where the account is.
+        // A reauthorization goes to where the account is, and nowhere else.
         let account = linked.external_account.unwrap();
         let request = v1::StartReauthorizationRequest {
             external_account_id: account.id,
             redirect_url: APP_URL.into(),
             ..Default::default()
         };
+        let provider_params = [("tenant".to_owned(), "other".to_owned())].into();
+        let other = v1::StartReauthorizationRequest { provider_params, ..request.clone() };
+        let refused = harness.accounts().start_reauthorization(other).await.unwrap_err();
+        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "INVALID_FIELD"));
         let started = harness.accounts().start_reauthorization(request).await.unwrap().into_inner();
         assert!(started.authorization_url.contains("/tenants/acme/"), "{}", started.authorization_url);
         // A tenant that is not there gives no code's answer.

@@ -144,7 +144,11 @@ fn browser() -> reqwest::Client {
 async fn a_link_at_the_sandbox_gives_tokens_a_profile_and_refreshes() {
     let (_sandbox, _scene, provider) = at_sandbox(DEFAULT_CLIENT_SECRET).await;
     let (code, verifier) = approve(&provider).await;
-    let linked = provider.exchange(&code, Some(&verifier), &provider.redirect_uri).await.ok().unwrap();
+    let linked = provider
+        .exchange(&code, Some(&verifier), &provider.redirect_uri, provider.secrets_in_order().next())
+        .await
+        .ok()
+        .unwrap();
     assert_eq!((linked.token_type.as_str(), linked.lifetime.span()), ("Bearer", Some(Duration::from_hours(1))));
     assert_eq!(linked.scopes.unwrap().join(" "), "openid profile email offline_access");
 
@@ -159,7 +163,8 @@ async fn a_link_at_the_sandbox_gives_tokens_a_profile_and_refreshes() {
         provider.refresh(&first, provider.secrets_in_order().next()).await.err(),
         Some(Verdict::Refused("invalid_grant".into()))
     );
-    let again = provider.exchange(&code, Some(&verifier), &provider.redirect_uri).await;
+    let again =
+        provider.exchange(&code, Some(&verifier), &provider.redirect_uri, provider.secrets_in_order().next()).await;
     assert_eq!(again.err(), Some(Verdict::Refused("invalid_grant".into())));
     let unknown = provider.userinfo(&AccessToken::new("unknown")).await;
     assert_eq!(unknown, Err(Verdict::Refused("invalid_token".into())));
@@ -169,12 +174,15 @@ async fn a_link_at_the_sandbox_gives_tokens_a_profile_and_refreshes() {
 async fn a_wrong_client_secret_or_verifier_is_told_apart() {
     let (_sandbox, _scene, provider) = at_sandbox("wrong").await;
     let (code, verifier) = approve(&provider).await;
-    let refused = provider.exchange(&code, Some(&verifier), &provider.redirect_uri).await;
+    let refused =
+        provider.exchange(&code, Some(&verifier), &provider.redirect_uri, provider.secrets_in_order().next()).await;
     assert_eq!(refused.err(), Some(Verdict::Misconfigured("invalid_client".into())));
 
     let (_sandbox, _scene, provider) = at_sandbox(DEFAULT_CLIENT_SECRET).await;
     let (code, _) = approve(&provider).await;
-    let refused = provider.exchange(&code, Some(&random::pkce_verifier()), &provider.redirect_uri).await;
+    let refused = provider
+        .exchange(&code, Some(&random::pkce_verifier()), &provider.redirect_uri, provider.secrets_in_order().next())
+        .await;
     assert_eq!(refused.err(), Some(Verdict::Refused("invalid_grant".into())));
 }
 

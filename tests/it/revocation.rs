@@ -6,8 +6,9 @@ use token_wallet::proto::v1;
 use token_wallet::sandbox::{
     DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Effect, Ending, Endpoint, Options, Request, Rule,
 };
+use tonic_types::StatusExt as _;
 
-use crate::support::harness::{Harness, on_both_engines, reason, until};
+use crate::support::harness::{APP_URL, Harness, on_both_engines, reason, until};
 use crate::support::oracle::counts;
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -35,6 +36,16 @@ impl Harness {
     async fn link_at(&self, provider: &str, user: &str, person: &str) -> v1::ExternalAccount {
         let ticket = self.ticket_at(provider, user, person).await;
         self.complete(user, &ticket).await.unwrap().external_account.unwrap()
+    }
+
+    async fn begin_at(&self, provider: &str, user: &str) -> Result<v1::StartLinkResponse, tonic::Status> {
+        let request = v1::StartLinkRequest {
+            user_id: user.into(),
+            provider: provider.into(),
+            redirect_url: APP_URL.into(),
+            ..Default::default()
+        };
+        self.accounts().start_link(request).await.map(tonic::Response::into_inner)
     }
 
     async fn unlink(&self, account: &v1::ExternalAccount) {
@@ -294,6 +305,26 @@ on_both_engines! {
         assert_eq!((harness.ends().await, harness.revocations().len()), (vec!["grant.revoked -".to_owned()], 1));
     }
 
+    async fn n3_an_identity_that_moves_to_another_user_gets_no_account_of_a_consent_that_was_ended(engine) {
+        let harness = Harness::whole(engine).await;
+        let account = harness.link_at("whole", "u", "demo").await;
+        harness.sandbox.set_faults([Rule::revoke(Effect::Hold)]);
+        harness.unlink(&account).await;
+        harness.sandbox.wait_held(1).await;
+        let ticket = harness.ticket_at("whole", "v", "demo").await;
+        let early = harness.complete("v", &ticket).await.unwrap_err();
+        assert_eq!(reason(&early), "PROVIDER_UNAVAILABLE", "whether it lives is not known yet");
+        harness.sandbox.clear_faults();
+        harness.all_revoked().await;
+        let ended = harness.complete("v", &ticket).await.unwrap_err();
+        assert_eq!(reason(&ended), "FLOW_OUTCOME_UNKNOWN", "which says: start again");
+        let live = "SELECT COUNT(*) FROM external_accounts WHERE state <> 'unlinked'";
+        assert_eq!(harness.database().await.number(live).await, 0);
+        harness.link_at("whole", "v", "demo").await;
+        harness.all_revoked().await;
+        assert!(harness.is_accepted(&harness.get_at("whole", "v").await.unwrap().access_token).await);
+    }
+
     async fn p20_a_newer_consent_is_never_ended_by_an_older_revocation(engine) {
         let harness = Harness::whole(engine).await;
         let account = harness.link_at("whole", "u", "demo").await;
@@ -331,6 +362,78 @@ on_both_engines! {
         assert_eq!(harness.endings("demo"), [Some(Ending::Revoked)]);
     }
 
+    async fn p20_flow_after_flow_keeps_no_revocation_for_ever(engine) {
+        let harness = Harness::whole(engine).await;
+        let account = harness.link_at("whole", "u", "demo").await;
+        harness.begin_at("whole-too", "u").await.unwrap();
+        harness.unlink(&account).await;
+        for _ in 0..2 {
+            harness.live(Duration::from_mins(6), Duration::from_mins(1)).await;
+            assert_eq!((harness.revocations().len(), harness.pending().await), (0, 1), "it waits");
+            harness.begin_at("whole-too", "u").await.unwrap();
+        }
+        harness.begin_at("whole", "v").await.unwrap();
+        harness.live(Duration::from_mins(9), Duration::from_mins(1)).await;
+        assert_eq!(harness.ends().await, ["grant.revoked -"]);
+        assert_eq!(harness.endings("demo"), [Some(Ending::Revoked)]);
+        let started = "SELECT user_id FROM flows WHERE state = 'started'";
+        assert_eq!(harness.database().await.texts(started).await, ["v"], "whose flow is none of its business");
+    }
+
+    async fn p20_a_get_begins_no_flow_that_a_revocation_would_have_to_wait_for(engine) {
+        let harness = Harness::whole(engine).await;
+        let account = harness.link_at("whole", "u", "demo").await;
+        harness.sandbox.set_faults([Rule::revoke(Effect::error(503, "temporarily_unavailable"))]);
+        harness.unlink(&account).await;
+        let begun = async |user: &str, provider: &str| {
+            let before = harness.database().await.number("SELECT COUNT(*) FROM flows").await;
+            let request = v1::GetAccessTokenRequest {
+                user_id: user.into(),
+                provider: provider.into(),
+                redirect_url: APP_URL.into(),
+                ..Default::default()
+            };
+            assert_eq!(reason(&harness.get_with(request).await.unwrap_err()), "ACCOUNT_NOT_LINKED");
+            harness.database().await.number("SELECT COUNT(*) FROM flows").await - before
+        };
+        // The provider `sandbox` knows us by the same client id.
+        for provider in ["whole", "whole-too", "sandbox"] {
+            assert_eq!(begun("u", provider).await, 0, "{provider}");
+        }
+        assert_eq!(begun("v", "whole").await, 1);
+        harness.sandbox.clear_faults();
+        harness.pass(HOUR);
+        harness.all_revoked().await;
+        assert_eq!((harness.ends().await, begun("u", "whole").await), (vec!["grant.revoked -".to_owned()], 1));
+    }
+
+    async fn n3_a_new_link_gets_no_url_while_the_request_that_would_end_it_is_under_way(engine) {
+        let harness = Harness::whole(engine).await;
+        let account = harness.link_at("whole", "u", "demo").await;
+        harness.sandbox.set_faults([Rule::revoke(Effect::Hold)]);
+        harness.unlink(&account).await;
+        harness.sandbox.wait_held(1).await;
+        let mut linking = Box::pin(harness.begin_at("whole", "u"));
+        let open = "SELECT COUNT(*) FROM flows WHERE ended_at IS NULL";
+        let refused = loop {
+            tokio::select! {
+                answer = &mut linking => break answer.unwrap_err(),
+                () = tokio::time::sleep(Duration::from_millis(50)) => {}
+            }
+            if harness.database().await.number(open).await == 1 {
+                harness.pass(Duration::from_secs(1));
+            }
+        };
+        assert_eq!((refused.code(), reason(&refused).as_str()), (tonic::Code::Unavailable, "PROVIDER_UNAVAILABLE"));
+        let retry = refused.get_error_details().retry_info().and_then(|info| info.retry_delay).unwrap();
+        assert!(retry > Duration::ZERO && retry <= Duration::from_secs(20), "{retry:?}");
+        assert_eq!(harness.database().await.number(open).await, 0, "and nothing is left open");
+        harness.sandbox.clear_faults();
+        harness.all_revoked().await;
+        harness.link_at("whole", "u", "demo").await;
+        assert_eq!(harness.endings("demo"), [Some(Ending::Revoked), None]);
+    }
+
     async fn p20_an_identity_that_is_linked_twice_by_one_client_is_revoked_with_its_last_account(engine) {
         let harness = Harness::whole(engine).await;
         let one = harness.link_at("whole", "u", "demo").await;
@@ -347,6 +450,27 @@ on_both_engines! {
         harness.unlink(&stranger).await;
         harness.all_revoked().await;
         assert_eq!(harness.endings("alice"), [Some(Ending::Revoked)]);
+    }
+
+    async fn p8_a_code_and_a_revocation_are_sent_with_the_next_client_secret_where_one_is_refused(engine) {
+        let harness = Harness::start(engine).await;
+        let request = v1::CreateProviderSecretRequest {
+            provider: "sandbox".into(),
+            client_secret: "not yet in force".into(),
+            ..Default::default()
+        };
+        harness.providers().create_provider_secret(request).await.unwrap();
+        let account = harness.link("u", "demo").await;
+        let tried: Vec<_> = harness.exchanges().into_iter().map(|request| request.status).collect();
+        assert_eq!(tried, [401, 200], "the newest first");
+        harness.sandbox.set_faults([Rule::revoke(Effect::error(401, "invalid_client")).times(1)]);
+        harness.unlink(&account).await;
+        until("both are tried", async || harness.revocations().len() == 2).await;
+        assert_eq!((harness.pending().await, harness.ends().await.len()), (1, 0));
+        harness.live(Duration::from_mins(1), Duration::from_secs(10)).await;
+        assert_eq!(harness.ends().await, ["grant.revoked -"]);
+        let tried: Vec<_> = harness.revocations().into_iter().map(|request| request.status).collect();
+        assert_eq!(tried, [401, 401, 200], "the one that worked first, then the other, which the sandbox does not know");
     }
 
     async fn a_revocation_without_an_answer_is_made_again(engine) {

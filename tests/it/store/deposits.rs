@@ -40,7 +40,10 @@ async fn a_deposit_makes_user_account_grant_and_event_and_ends_the_flow(store: &
     assert_eq!(flow.state, FlowState::Done(Outcome { account: deposit.account, created: true, kept: false }));
     assert_eq!(store.events(EventKind::AccountLinked).await, 1);
     assert_eq!(store.number("SELECT COUNT(*) FROM users").await, 1);
-    assert_eq!(store.account_by_subject(provider, "s").await.unwrap(), Some((deposit.account, user("ann"))));
+    assert_eq!(
+        store.account_by_subject(provider, "s", &[].into()).await.unwrap(),
+        Some((deposit.account, user("ann")))
+    );
     let row = store.account(deposit.account).await.unwrap().unwrap();
     assert_eq!((row.state, row.subject.as_str(), row.provider_slug.as_str()), (AccountState::Active, "s", "acme"));
     assert_eq!((&row.granted_scopes, &row.requested_scopes), (&scopes("read"), &scopes("read write")));
@@ -167,7 +170,7 @@ async fn an_account_unlinked_meanwhile_is_not_linked_again_by_its_id(store: &Fix
     assert_eq!(store.deposit(&second).await.unwrap(), Deposited::Changed);
     let anew = Deposit { account: AccountId::new(NOW), existing: false, ..second };
     assert_eq!(store.deposit(&anew).await.unwrap(), Deposited::Done);
-    assert_eq!(store.account_by_subject(provider, "s").await.unwrap(), Some((anew.account, user("ann"))));
+    assert_eq!(store.account_by_subject(provider, "s", &[].into()).await.unwrap(), Some((anew.account, user("ann"))));
 }
 
 async fn unlinking_while_it_is_linked_again_leaves_no_grant_in_use(store: &Fixture) {
@@ -201,7 +204,7 @@ async fn unlinking_happens_once_and_frees_the_identity(store: &Fixture) {
     assert_eq!(store.account(account).await.unwrap().unwrap().state, AccountState::Unlinked);
     assert_eq!(store.holdings(&user("ann"), provider).await.unwrap(), []);
     assert!(store.holding(grant).await.unwrap().is_none());
-    assert_eq!(store.account_by_subject(provider, "s").await.unwrap(), None);
+    assert_eq!(store.account_by_subject(provider, "s", &[].into()).await.unwrap(), None);
     // Nobody refreshes it any more, but who was at it still holds the lease.
     assert!(store.claim(&claim.grant, None, false, ReplicaId::new(NOW), at(90), at(99)).await.unwrap().is_none());
     let leased = format!("SELECT COUNT(*) FROM grants WHERE id = '{grant}' AND lease_until IS NOT NULL");

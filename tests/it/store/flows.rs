@@ -203,12 +203,16 @@ async fn an_answer_that_became_an_account_is_parked(store: &Fixture) {
     let flow = flow.id;
     store
         .tamper(
-            "UPDATE flows SET state = 'done', code = NULL, account_id = 'eac_1', account_created = TRUE, ended_at = 1",
+            "UPDATE flows SET state = 'done', parked = TRUE, code = NULL, account_id = 'eac_1', account_created = TRUE,
+                ended_at = 1",
         )
         .await;
     assert!(store.park_answer(flow, claimer, &sealed(3)).await.unwrap());
     assert!(!store.park_answer(flow, ReplicaId::new(NOW), &sealed(3)).await.unwrap());
-    store.tamper("UPDATE flows SET state = 'failed', failure = 'outcome_unknown', account_id = NULL").await;
+    let failed = "UPDATE flows SET state = 'failed', failure = 'outcome_unknown', account_id = NULL";
+    store.tamper(failed).await;
+    assert!(store.park_answer(flow, claimer, &sealed(3)).await.unwrap(), "it is kept, to be revoked");
+    store.tamper("UPDATE flows SET parked = FALSE").await;
     assert!(!store.park_answer(flow, claimer, &sealed(3)).await.unwrap());
 }
 

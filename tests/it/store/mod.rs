@@ -12,6 +12,7 @@ mod grants;
 mod lists;
 mod providers;
 mod records;
+mod revocations;
 mod schema;
 mod standing;
 mod upkeep;
@@ -226,6 +227,7 @@ pub fn new_provider(name: &str) -> NewProvider {
         catalog_entry: "oauth2".to_owned(),
         display_name: Some("Acme".to_owned()),
         client_id: "client".to_owned(),
+        server: "https://acme.example".to_owned(),
         additional_scopes: scopes("extra more"),
         endpoints: Some(serde_json::json!({ "token": "https://acme.example/token" })),
         created_at: NOW,

@@ -3,7 +3,9 @@
 use token_wallet::domain::event::EventKind;
 use token_wallet::domain::flow::FlowFailure;
 use token_wallet::domain::ids::ProviderSecretId;
-use token_wallet::store::{DeleteProvider, FlowStep, ProviderSecretRow, StartFlow, StoreError};
+use token_wallet::store::{
+    DeleteProvider, FlowStep, ProviderSecretRow, RevocationClaim, RevocationEnd, StartFlow, StoreError,
+};
 
 use super::{Fixture, NOW, at, event, new_flow, new_provider, on_both_engines, slug, unique_hash, user};
 
@@ -56,12 +58,18 @@ async fn a_provider_in_use_is_not_deleted(store: &Fixture) {
     assert_eq!(store.delete_provider(&slug("acme"), NOW).await.unwrap(), DeleteProvider::InUse);
     assert!(store.fail_flow(flow.id, FlowStep::Started, FlowFailure::Cancelled, None, NOW).await.unwrap());
 
-    let (account, _) = store.linked(&user("ann"), provider, "s").await;
+    let (account, grant) = store.linked(&user("ann"), provider, "s").await;
     assert_eq!(store.delete_provider(&slug("acme"), NOW).await.unwrap(), DeleteProvider::InUse);
     assert_eq!(store.provider(provider).await.unwrap().unwrap().secrets.len(), 1);
 
     let unlinked = event(EventKind::AccountUnlinked, &user("ann"), provider);
     assert!(store.unlink(account, &unlinked, NOW).await.unwrap());
+    // What it gave is still to be revoked, by its own secret.
+    assert_eq!(store.delete_provider(&slug("acme"), NOW).await.unwrap(), DeleteProvider::InUse);
+    let claimed = store.claim_revocation(grant, provider, false, NOW, at(20)).await.unwrap();
+    let RevocationClaim::Claimed(claimed) = claimed else { panic!("{claimed:?}") };
+    let revoked = RevocationEnd::Told(EventKind::GrantRevoked, None);
+    assert!(store.end_revocation(&claimed, revoked, NOW).await.unwrap());
     assert_eq!(store.delete_provider(&slug("acme"), NOW).await.unwrap(), DeleteProvider::Deleted);
     assert_eq!(store.account(account).await.unwrap().unwrap().provider_slug, "acme");
 }

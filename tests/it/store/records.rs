@@ -9,7 +9,7 @@ use token_wallet::domain::event::{Event, EventKind};
 use token_wallet::domain::grant::{Freshness, Grant, GrantState, Lease};
 use token_wallet::domain::ids::{AccountId, EventId, GrantId, ProviderId};
 use token_wallet::domain::provider::Lifetime;
-use token_wallet::store::{Claim, GrantChange, Holding, Outcome, Recorded};
+use token_wallet::store::{Claim, GrantChange, Holding, Outcome, Recorded, RevocationClaim, RevocationEnd};
 
 use super::{Fixture, NOW, at, event, on_both_engines, scopes, sealed, user};
 
@@ -30,6 +30,7 @@ on_both_engines! {
     a_request_without_an_answer_leaves_its_lease_and_any_answer_ends_the_doubt
     a_retry_that_changes_nothing_leaves_the_doubt_as_it_was
     a_retry_that_changes_nothing_after_the_answer_leaves_no_doubt
+    an_answer_to_a_grant_that_ended_long_ago_has_a_day_to_be_revoked
     while_verdicts_are_frozen_no_grant_is_ended
     a_freeze_brings_back_what_the_wave_ended
     a_grant_that_nobody_asks_for_is_swept_when_the_provider_would_forget_it
@@ -405,6 +406,24 @@ async fn a_retry_that_changes_nothing_after_the_answer_leaves_no_doubt(store: &F
     assert_eq!(ann.in_doubt(store, 2, &retry, at(40)).await, Recorded::Stored(GrantState::Active));
     let doubtful = store.judged(ann.grant).await;
     assert_eq!((doubtful.lease, doubtful.doubted_fence), (retry.lease, Some(1)));
+}
+
+async fn an_answer_to_a_grant_that_ended_long_ago_has_a_day_to_be_revoked(store: &Fixture) {
+    let ann = Ann::linked(store).await;
+    ann.claim(store, 0).await;
+    let unlinked = event(EventKind::AccountUnlinked, &user("ann"), ann.provider);
+    assert!(store.unlink(ann.account, &unlinked, at(1)).await.unwrap());
+    let claimed = store.claim_revocation(ann.grant, ann.provider, false, at(30), at(50)).await.unwrap();
+    let RevocationClaim::Claimed(claimed) = claimed else { panic!("{claimed:?}") };
+    let revoked = RevocationEnd::Told(EventKind::GrantRevoked, None);
+    assert!(store.end_revocation(&claimed, revoked, at(30)).await.unwrap());
+    let late = ann.change(1, refreshed(1), EventKind::AccountRecovered);
+    let days = at(3 * 86_400);
+    assert_eq!(store.record(&GrantChange { at: days, ..late }).await.unwrap(), Recorded::Stored(GrantState::Ending));
+    let until = days.plus(Duration::from_secs(20));
+    let claimed = store.claim_revocation(ann.grant, ann.provider, false, days, until).await.unwrap();
+    let RevocationClaim::Claimed(claimed) = claimed else { panic!("{claimed:?}") };
+    assert_eq!(claimed.ending_at, days);
 }
 
 async fn while_verdicts_are_frozen_no_grant_is_ended(store: &Fixture) {
