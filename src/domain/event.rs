@@ -64,7 +64,8 @@ kinds! {
     AccountScopesChanged = "account.scopes_changed", Ordinary, "user, account",
         "Compare with what you need; the user can grant more in a reauthorization.";
     /// An account was unlinked.
-    AccountUnlinked = "account.unlinked", Ordinary, "user, account", "Stop using it; forget what was derived from it.";
+    AccountUnlinked = "account.unlinked", Ordinary, "user, account, reason (`user_deleted`, if it went with its user)",
+        "Stop using it; forget what was derived from it.";
     /// The provider ended an account's grant, confirmed: the user must consent again.
     AccountReauthorizationRequired = "account.reauthorization_required", Ordinary, "user, account, reason",
         "Ask the user to link the account again.";
@@ -75,19 +76,20 @@ kinds! {
         "An operator must look: a damaged store, or a wrong key.";
     /// An account's consent will soon run out by itself.
     AccountExpiresSoon = "account.expires_soon", Ordinary, "user, account", "Ask the user to link the account again, in time.";
-    /// An account became its user's default at the provider (`set`), or ceased to be without a successor (`unset`).
+    /// An account became its user's default at the provider (`set`), or ceased to be without a successor (`unset`); an
+    /// unlinking tells only itself.
     AccountDefaultChanged = "account.default_changed", Ordinary, "user, account, reason",
         "Nothing: a get that names no account follows the default.";
     /// The provider gave no refresh token though one was asked for.
     AccountNotRefreshable = "account.not_refreshable", Ordinary, "user, account, flow",
         "The account ends with its access token: look at the provider's scopes and at its application's settings.";
     /// The tokens of a grant that ended were taken back at the provider. The reason `in_doubt`: those that are known.
-    GrantRevoked = "grant.revoked", Ordinary, "user, account, grant, reason", "Nothing.";
+    GrantRevoked = "grant.revoked", Ordinary, "user, account, reason", "Nothing.";
     /// They could not be, for a day or for good; the reason is the last word of it.
-    GrantRevocationFailed = "grant.revocation_failed", Ordinary, "user, account, grant, reason",
+    GrantRevocationFailed = "grant.revocation_failed", Ordinary, "user, account, reason",
         "Tell the user to end the application's access in their settings at the provider.";
     /// They were not tried: the provider takes nothing back, or would take back a newer consent with them.
-    GrantNotRevoked = "grant.not_revoked", Ordinary, "user, account, grant, reason",
+    GrantNotRevoked = "grant.not_revoked", Ordinary, "user, account, reason",
         "If the account is unlinked: as for `grant.revocation_failed`.";
     /// A provider refuses our credentials, certainly; its grants wait.
     ProviderMisconfigured = "provider.misconfigured", Ordinary, "none",
