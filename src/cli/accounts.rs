@@ -129,7 +129,7 @@ impl List {
             return Ok(output::json(&accounts.iter().map(to_json).collect())?);
         }
         let rows: Vec<_> = accounts.into_iter().map(row).collect();
-        Ok(output::table(["ACCOUNT", "USER", "PROVIDER", "STATE", "WHO", "TOKEN ENDS"], &rows)?)
+        Ok(output::table(["ACCOUNT", "USER", "PROVIDER", "STATE", "DEFAULT", "WHO", "TOKEN ENDS"], &rows)?)
     }
 }
 
@@ -261,10 +261,11 @@ fn provider_rows(of: &UserProvider) -> Vec<[String; 6]> {
     accounts.map(|account| line(account.id.clone(), state(account), who(account).to_owned())).collect()
 }
 
-fn row(account: ExternalAccount) -> [String; 6] {
+fn row(account: ExternalAccount) -> [String; 7] {
     let (state, who) = (state(&account), who(&account).to_owned());
     let ends = account.expire_time.map_or_else(|| "never".to_owned(), |end| output::time(Some(end)));
-    [account.id, account.user_id, account.provider, state, who, ends]
+    let default = if account.is_default { "yes" } else { "-" };
+    [account.id, account.user_id, account.provider, state, default.to_owned(), who, ends]
 }
 
 #[cfg(test)]
@@ -276,6 +277,12 @@ mod tests {
         let account = |state: State| ExternalAccount { state: state.into(), ..ExternalAccount::default() };
         assert_eq!(state(&account(State::ReauthorizationRequired)), "reauthorization_required");
         assert!(is_active(&account(State::Active)) && !is_active(&account(State::Quarantined)));
+    }
+
+    #[test]
+    fn a_list_says_which_account_is_the_default() {
+        let account = |is_default| ExternalAccount { is_default, ..ExternalAccount::default() };
+        assert_eq!([row(account(true))[4].clone(), row(account(false))[4].clone()], ["yes", "-"]);
     }
 
     #[test]

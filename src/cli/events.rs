@@ -22,10 +22,18 @@ pub(super) enum Command {
 
 /// List the events that are kept, oldest first.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  token-wallet events list --user alice --type account.unlinked")]
+#[command(after_help = "Examples:
+  token-wallet events list --user alice --type account.unlinked
+  token-wallet events list --from CURSOR              those since then
+
+Standard error ends with the command that tells what happens next.")]
 pub(super) struct List {
     #[command(flatten)]
     filter: Filter,
+
+    /// Begin behind this cursor [default: with the oldest event that is kept]
+    #[arg(long, value_name = "CURSOR")]
+    from: Option<String>,
 
     /// Print JSON
     #[arg(long)]
@@ -83,43 +91,50 @@ impl Command {
 impl List {
     async fn run(self) -> anyhow::Result<()> {
         let (remote, filter) = (self.target.remote()?, self.filter.to_wire());
+        let from = self.from.unwrap_or_default();
+        let mut behind = String::new();
         let all = remote::all(async |page_token| {
-            let filter = Some(filter.clone());
-            let request = ListEventsRequest { filter, page_size: PAGE_SIZE, page_token, ..Default::default() };
+            let (filter, cursor) = (Some(filter.clone()), from.clone());
+            let request = ListEventsRequest { filter, cursor, page_size: PAGE_SIZE, page_token };
             let page = remote.events().list_events(request).await?.into_inner();
+            behind = page.cursor;
             Ok((page.events, page.next_page_token))
         })
         .await?;
         if self.json {
-            return Ok(output::json(&all.iter().map(to_json).collect())?);
+            output::json(&all.iter().map(to_json).collect())?;
+        } else {
+            let rows: Vec<_> = all.iter().map(row).collect();
+            output::table(["TIME", "TYPE", "USER", "PROVIDER", "ABOUT", "REASON"], &rows)?;
         }
-        let rows: Vec<_> = all.iter().map(row).collect();
-        Ok(output::table(["TIME", "TYPE", "USER", "PROVIDER", "ABOUT", "REASON"], &rows)?)
+        go_on_with(&behind);
+        Ok(())
     }
 }
 
 impl Tail {
     async fn run(self) -> anyhow::Result<()> {
         let mut stop = Stop::listen()?;
-        let mut cursor = self.from.clone().unwrap_or_default();
+        let (mut cursor, mut heard) = (self.from.clone().unwrap_or_default(), false);
         let ended = tokio::select! {
-            ended = self.follow(&mut cursor) => ended,
+            ended = self.follow(&mut cursor, &mut heard) => ended,
             () = stop.told() => Ok(()),
         };
-        if !cursor.is_empty() {
-            output::note(format_args!("go on with: token-wallet events tail --from {cursor}"));
+        // A cursor that the wallet did not take is none to go on with.
+        if heard {
+            go_on_with(&cursor);
         }
         ended
     }
 
     /// Follows stream after stream, each from the cursor of the one before.
-    async fn follow(&self, cursor: &mut String) -> anyhow::Result<()> {
+    async fn follow(&self, cursor: &mut String, heard: &mut bool) -> anyhow::Result<()> {
         let remote = self.target.remote()?;
-        let (mut heard, mut wait) = (false, SOON);
+        let mut wait = SOON;
         loop {
             let before = cursor.clone();
-            if let Err(error) = self.stream(&remote, cursor, &mut heard).await
-                && !(heard && remote::may_pass(&error))
+            if let Err(error) = self.stream(&remote, cursor, heard).await
+                && !(*heard && remote::may_pass(&error))
             {
                 return Err(error);
             }
@@ -160,6 +175,10 @@ impl Filter {
             types: self.types.iter().map(|wanted| i32::from(*wanted)).collect(),
         }
     }
+}
+
+fn go_on_with(cursor: &str) {
+    output::note(format_args!("go on with: token-wallet events tail --from {cursor}"));
 }
 
 /// `account.unlinked` of the type's name on the wire: what is before the first underscore is the thing.

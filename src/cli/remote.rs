@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -178,6 +178,7 @@ fn channel(addr: &str) -> anyhow::Result<Channel> {
         Some(_) => bail!("the address must be HOST:PORT"),
     };
     let endpoint = endpoint.context("the address must be HOST:PORT")?;
+    ensure!(endpoint.uri().port().is_some(), "the address must be HOST:PORT");
     Ok(endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(CALL_TIMEOUT).connect_lazy())
 }
 
@@ -212,6 +213,9 @@ pub(super) fn explain(error: &anyhow::Error) -> Option<Explanation> {
     if let Some(request_id) = info.metadata.get("request_id") {
         let _ = write!(text, ", request {}", plain(request_id));
     }
+    if let Some(scopes) = info.metadata.get("scopes") {
+        let _ = write!(text, ": {}", plain(scopes));
+    }
     let violations = status.get_details_bad_request().into_iter().flat_map(|details| details.field_violations);
     // A single one is often the message itself.
     for violation in violations.filter(|violation| !status.message().contains(&violation.description)) {
@@ -221,6 +225,8 @@ pub(super) fn explain(error: &anyhow::Error) -> Option<Explanation> {
     let wait = status.get_details_retry_info().and_then(|details| details.retry_delay);
     let hint = match (wait, Meaning::of(&info.reason)) {
         (Some(wait), _) => Some(format!("try again in {}", humantime::format_duration(wait))),
+        // What was told of the fields is all there is to say.
+        (None, Some(Meaning { reason: "INVALID_FIELD", .. })) => None,
         (None, meaning) => meaning.map(|meaning| meaning.cure.to_owned()),
     };
     Some(Explanation { reason: Some(plain(&info.reason)), text, hint })
@@ -285,12 +291,17 @@ mod tests {
         details.add_bad_request_violation("user_id", "must not be empty\x1b");
         let told = explained(Code::InvalidArgument, "user_id must not be empty\x1b", details.clone());
         assert_eq!(told.to_string(), "user_id must not be empty\u{fffd} (INVALID_FIELD)");
+        assert_eq!(told.hint, None);
         let told = explained(Code::InvalidArgument, "a field cannot be used", details);
         assert_eq!(told.to_string(), "a field cannot be used\n  user_id: must not be empty\u{fffd} (INVALID_FIELD)");
         let mut details = ErrorDetails::with_error_info("PROVIDER_UNAVAILABLE", "tokenwallet", []);
         details.set_retry_info(Some(Duration::from_secs(5)));
         let told = explained(Code::Unavailable, "the provider is not available", details);
         assert_eq!(told.hint.as_deref(), Some("try again in 5s"));
+        let scopes = [("scopes".to_owned(), "repo mail".to_owned())];
+        let details = ErrorDetails::with_error_info("MISSING_SCOPES", "tokenwallet", scopes);
+        let told = explained(Code::FailedPrecondition, "the grant lacks required scopes", details);
+        assert_eq!(told.to_string(), "the grant lacks required scopes: repo mail (MISSING_SCOPES)");
     }
 
     #[tokio::test]
@@ -306,5 +317,6 @@ mod tests {
         assert!(Remote::new("http://[::1]:1", &key).is_ok());
         assert!(Remote::new("https://wallet.example.com", &key).is_err());
         assert!(Remote::new("not an address", &key).is_err());
+        assert!(Remote::new("localhost", &key).is_err());
     }
 }

@@ -64,7 +64,8 @@ kinds! {
     AccountScopesChanged = "account.scopes_changed", Ordinary, "user, account",
         "Compare with what you need; the user can grant more in a reauthorization.";
     /// An account was unlinked.
-    AccountUnlinked = "account.unlinked", Ordinary, "user, account", "Stop using it; forget what was derived from it.";
+    AccountUnlinked = "account.unlinked", Ordinary, "user, account, reason (`user_deleted`, if it went with its user)",
+        "Stop using it; forget what was derived from it.";
     /// The provider ended an account's grant, confirmed: the user must consent again.
     AccountReauthorizationRequired = "account.reauthorization_required", Ordinary, "user, account, reason",
         "Ask the user to link the account again.";
@@ -75,7 +76,8 @@ kinds! {
         "An operator must look: a damaged store, or a wrong key.";
     /// An account's consent will soon run out by itself.
     AccountExpiresSoon = "account.expires_soon", Ordinary, "user, account", "Ask the user to link the account again, in time.";
-    /// An account became its user's default at the provider (`set`), or ceased to be without a successor (`unset`).
+    /// An account became its user's default at the provider (`set`), or ceased to be without a successor (`unset`); an
+    /// unlinking tells only itself.
     AccountDefaultChanged = "account.default_changed", Ordinary, "user, account, reason",
         "Nothing: a get that names no account follows the default.";
     /// The provider gave no refresh token though one was asked for.

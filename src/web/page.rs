@@ -41,7 +41,9 @@ pub(super) fn finished(grpc: &str, flow: &str, ticket: &str) -> Response {
     let body = format!(
         "<h1>One call to go</h1><p>The provider said yes. Flow <code>{}</code> is complete when the service that \
          started it makes this call, within a minute, for the user that it started it for:</p><pre>{}</pre>\
-         <p>A flow that is given a redirect URL ends there instead, with the ticket.</p>",
+         <p>Set <code>TOKEN_WALLET_API_KEY</code> to the API key of that service (<code>token-wallet dev</code> prints \
+         its own), and put that user in for <code>THE USER</code> before the call: a call for anybody else ends the \
+         flow.</p><p>A flow that is given a redirect URL ends there instead, with the ticket.</p>",
         escape(flow),
         escape(&call)
     );

@@ -52,7 +52,7 @@ const COMMANDS: [(&str, &[&str]); 45] = [
     ("token", &["get"]),
     ("token get", &["<USER>", "<PROVIDER>", "--min-ttl", "--scope", "--account", "--header", "--json"]),
     ("events", &["list", "tail"]),
-    ("events list", &["--user", "--provider", "--type", "--json"]),
+    ("events list", &["--from", "--user", "--provider", "--type", "--json"]),
     ("events tail", &["--from", "--user", "--type", "--json", "Ctrl-C"]),
     ("help accounts", &["unlink"]),
     ("help token get", &["--min-ttl"]),

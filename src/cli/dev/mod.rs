@@ -177,7 +177,8 @@ impl Args {
             "\nReady. Ctrl-C ends it. Get a token with grpcurl, get one with this program, and link an account",
         );
         output::note(format_args!(
-            "of user {GUEST:?} in a browser (within 10 minutes; its last page shows the call that finishes the link):\n"
+            "of user {GUEST:?} in a browser (within 10 minutes). Its last page shows the call that finishes the link: put \
+             this API key and user {GUEST:?} into it.\n"
         ));
         output::line(format_args!(
             "grpcurl -plaintext -H 'authorization: Bearer {key}' -d '{{\"user_id\": \"{USER}\", \"provider\": \

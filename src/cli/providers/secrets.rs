@@ -8,10 +8,13 @@ use super::super::remote::Target;
 use super::super::{output, secret};
 use crate::proto::v1::{CreateProviderSecretRequest, DeleteProviderSecretRequest};
 
-/// Add and remove client secrets, to change one without a gap: add the new one, take the old one back at the provider or
-/// let it expire, wait until providers get shows that the new one was used (to the hour), remove the old one. What worked
-/// last is tried first.
+/// Add and remove client secrets.
 #[derive(clap::Subcommand)]
+#[command(after_help = "To change a secret without a gap:
+  1. add the new one
+  2. take the old one back at the provider, or let it expire: what worked last is tried first
+  3. wait until `token-wallet providers get` shows that the new one was used (to the hour)
+  4. remove the old one")]
 pub(in crate::cli) enum Command {
     Add(Add),
     Remove(Remove),

@@ -69,7 +69,12 @@ async fn a_tail_follows_across_a_killed_wallet_and_ends_well_with_its_cursor() {
     assert!(listed.contains("account.linked") && listed.contains("account.unlinked"), "{listed}");
     let refused = wallet.run(&["events", "tail", "--from", "x"], &called);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(text(&refused.stderr).contains("must be a cursor"), "{refused:?}");
+    let told = text(&refused.stderr);
+    assert!(told.contains("must be a cursor") && !told.contains("go on with"), "{told}");
+    let listed =
+        wallet.run(&["events", "list", "--user", "ann", "--from", unlinked["cursor"].as_str().unwrap()], &called);
+    assert_eq!(text(&listed.stdout).lines().count(), 1, "{listed:?}");
+    assert!(text(&listed.stderr).starts_with("go on with: token-wallet events tail --from "), "{listed:?}");
     wallet.terminate();
     assert!(wallet.end().await.success());
 }
