@@ -1,8 +1,10 @@
 //! `EventService`.
 
 use std::pin::Pin;
+use std::task::{Poll, ready};
 
 use futures_util::{Stream, stream};
+use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 use tracing::{Instrument as _, Span};
 
@@ -67,18 +69,18 @@ impl Rooms {
 /// The stream goes on after its call was answered: what it logs and answers names the call all the same.
 fn messages(watch: Watch) -> Messages {
     let (id, span) = (REQUEST_ID.try_with(Clone::clone).unwrap_or_default(), Span::current());
-    Box::pin(stream::try_unfold(watch, move |mut watch| {
-        let next = async move {
-            match watch.next().await {
-                Ok(next) => Ok(next.map(|message| (answer(message), watch))),
-                Err(failure) => {
-                    tracing::info!(%failure, "a watcher's stream ended");
-                    Err(status::of(failure))
-                }
-            }
-        };
-        REQUEST_ID.scope(id.clone(), next).instrument(span.clone())
+    let (reader, mut messages) = mpsc::channel(1);
+    // Whether anybody reads or not.
+    tokio::spawn(watch.tell(reader).instrument(span.clone()));
+    Box::pin(stream::poll_fn(move |context| {
+        let next = ready!(messages.poll_recv(context));
+        Poll::Ready(next.map(|message| message.map(answer).map_err(|failure| ended(failure, &id, &span))))
     }))
+}
+
+fn ended(failure: Failure, id: &str, span: &Span) -> Status {
+    span.in_scope(|| tracing::info!(%failure, "a watcher's stream ended"));
+    REQUEST_ID.sync_scope(id.to_owned(), || status::of(failure))
 }
 
 fn answer(Message { event, cursor }: Message) -> v1::WatchEventsResponse {

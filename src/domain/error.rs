@@ -358,9 +358,9 @@ failures! {
         cure: "list again without a cursor, and compare with ListExternalAccounts; `token-wallet events list` shows what \
                is kept",
     }
-    /// The process has as many watchers as it may have.
+    /// The process, or the caller at it, has as many watchers as it may have.
     TooManyWatchers = "TOO_MANY_WATCHERS" ResourceExhausted {
-        sentence: "this replica has as many watchers as it may have",
+        sentence: "this replica, or this API client at it, has as many watchers as it may have",
         cure: "watch once for many readers, or at another replica; try again after the time that RetryInfo says",
         retry_after: SOON,
     }

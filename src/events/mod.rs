@@ -3,8 +3,8 @@
 mod cursor;
 mod watch;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -13,7 +13,7 @@ use crate::access::Access;
 use crate::access::permit::{Permit, ReadEvents};
 use crate::clock::Clock;
 use crate::domain::error::Failure;
-use crate::domain::ids::InstanceId;
+use crate::domain::ids::{ApiClientId, InstanceId};
 use crate::store::{Engine, EventFilter, EventLog, EventPage, EventsError, Store, StoreError};
 use crate::telemetry::metrics;
 
@@ -54,14 +54,21 @@ struct Inner {
     cursors: Cursors,
     /// The newest number that this process knows.
     newest: tokio::sync::watch::Sender<i64>,
-    watchers: AtomicUsize,
+    /// How many each API client has.
+    watchers: Mutex<HashMap<ApiClientId, usize>>,
+}
+
+impl Inner {
+    fn watchers(&self) -> MutexGuard<'_, HashMap<ApiClientId, usize>> {
+        self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Events {
     /// Numbers nothing yet: see [`Self::follow`].
     pub fn new(parts: Parts) -> Self {
         let (cursors, newest) = (Cursors::of(parts.instance), tokio::sync::watch::Sender::new(0));
-        Self(Arc::new(Inner { parts, cursors, newest, watchers: AtomicUsize::new(0) }))
+        Self(Arc::new(Inner { parts, cursors, newest, watchers: Mutex::default() }))
     }
 
     /// Reads events after a cursor's place, `None` for the oldest ones there are, up to what was committed before. A page that is not full may be the
@@ -124,7 +131,7 @@ impl Events {
                 () = store.events_written() => tokio::time::sleep(GATHER).await,
                 () = tokio::time::sleep(PACE), if !alone => {}
             }
-            if self.0.watchers.load(Ordering::Relaxed) == 0 {
+            if self.0.watchers().is_empty() {
                 continue;
             }
             if let Err(error) = self.try_to_number().await {

@@ -1,6 +1,7 @@
 //! Events: listed and watched, by whoever has a cursor (promise P9).
 
 mod load;
+mod stalled;
 mod tail;
 mod watcher;
 
@@ -8,11 +9,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sqlx::Connection as _;
+use token_wallet::proto::v1::event_service_client::EventServiceClient;
 use token_wallet::proto::v1::{self, EventType};
 use token_wallet::sandbox::{Effect, Options, Person, Rule};
 use tonic::Code;
 
-use crate::support::harness::{Engine, Harness, Key, on_both_engines, reason, until};
+use crate::support::harness::{Engine, Harness, Key, Keyed, on_both_engines, reason, until};
 use watcher::{Watcher, of_an_old_grant};
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -34,6 +36,15 @@ async fn list(harness: &Harness, request: v1::ListEventsRequest) -> Result<v1::L
     let mut page = harness.event_log().list_events(request).await?.into_inner();
     page.events.retain(|event| !of_an_old_grant(event));
     Ok(page)
+}
+
+/// Another API client, whose key may end: its id, and the log as it sees it.
+async fn another_client(harness: &Harness, seconds: Option<i64>) -> (String, EventServiceClient<Keyed>) {
+    let key_ttl = seconds.map(|seconds| prost_types::Duration { seconds, nanos: 0 });
+    let request = v1::CreateApiClientRequest { display_name: "watcher".into(), key_ttl, ..Default::default() };
+    let made = harness.clients().create_api_client(request).await.unwrap().into_inner();
+    let key = made.api_key.unwrap().secret;
+    (made.api_client.unwrap().id, EventServiceClient::with_interceptor(harness.channel(), Key::new(&key)))
 }
 
 /// Waits until everything that was committed has a number.
@@ -181,11 +192,7 @@ on_both_engines! {
     async fn a_key_that_is_deleted_hears_no_more(engine) {
         let harness = Harness::start(engine).await;
         let make = async |seconds: Option<i64>| {
-            let key_ttl = seconds.map(|seconds| prost_types::Duration { seconds, nanos: 0 });
-            let request = v1::CreateApiClientRequest { display_name: "watcher".into(), key_ttl, ..Default::default() };
-            let made = harness.clients().create_api_client(request).await.unwrap().into_inner();
-            let (client, key) = (made.api_client.unwrap().id, made.api_key.unwrap().secret);
-            let events = v1::event_service_client::EventServiceClient::with_interceptor(harness.channel(), Key::new(&key));
+            let (client, events) = another_client(&harness, seconds).await;
             (client, Watcher::open(events, v1::WatchEventsRequest::default()).await.unwrap())
         };
         let (busy_client, mut busy) = make(None).await;
@@ -298,19 +305,32 @@ on_both_engines! {
 
     async fn watchers_are_bounded_and_leave_room_when_they_go(engine) {
         let harness = Harness::start(engine).await;
+        let refused = async |log: EventServiceClient<Keyed>| {
+            let refused = Watcher::open(log, v1::WatchEventsRequest::default()).await.err().unwrap();
+            assert_eq!((refused.code(), reason(&refused).as_str()), (Code::ResourceExhausted, "TOO_MANY_WATCHERS"));
+        };
         let mut watchers = Vec::new();
-        for _ in 0..256 {
+        for _ in 0..64 {
             watchers.push(Watcher::from_now(&harness).await);
         }
-        let refused = Watcher::open(harness.event_log(), v1::WatchEventsRequest::default()).await.err().unwrap();
-        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::ResourceExhausted, "TOO_MANY_WATCHERS"));
+        refused(harness.event_log()).await;
+        // Nobody takes all the seats.
+        for _ in 0..3 {
+            let (_, other) = another_client(&harness, None).await;
+            for _ in 0..64 {
+                watchers.push(Watcher::open(other.clone(), v1::WatchEventsRequest::default()).await.unwrap());
+            }
+            refused(other).await;
+        }
+        let (_, last) = another_client(&harness, None).await;
+        refused(last.clone()).await;
         harness.link("ann", "demo").await;
         for watcher in &mut watchers {
             assert_eq!(watcher.event().await.r#type(), EventType::AccountLinked);
         }
         watchers.pop();
         until("there is room again", async || {
-            Watcher::open(harness.event_log(), v1::WatchEventsRequest::default()).await.is_ok()
+            Watcher::open(last.clone(), v1::WatchEventsRequest::default()).await.is_ok()
         })
         .await;
     }
