@@ -46,16 +46,14 @@ impl Rooms {
         let v1::ListEventsRequest { filter, cursor, page_size, page_token } = request;
         let bound_to = ["events", &format!("{filter:?}"), &cursor];
         let page = Page::read(permit.client(), &bound_to, page_size, &page_token)?;
-        let begin = match page.after()? {
-            Some(place) => Some(place),
-            None => fields::optional(cursor).map(|cursor| self.events.place(&cursor)).transpose()?,
-        };
+        let begin = page.after()?.or_else(|| fields::optional(cursor));
+        let begin = begin.map(|cursor| self.events.place(&cursor)).transpose()?;
         let found = self.events.list(&permit, begin, &event::filter(filter)?, page.size()).await?;
-        let more = found.upto < found.newest;
+        let cursor = self.events.cursor(found.upto);
         Ok(v1::ListEventsResponse {
+            next_page_token: if found.is_last() { String::new() } else { page.token(&cursor) },
             events: found.events.into_iter().map(event::event).collect(),
-            next_page_token: if more { page.token(&found.upto.to_string()) } else { String::new() },
-            cursor: self.events.cursor(found.upto),
+            cursor,
         })
     }
 

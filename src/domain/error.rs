@@ -352,7 +352,7 @@ failures! {
                replaces the grant",
         metadata: [Provider, ExternalAccountId],
     }
-    /// What the cursor asks for was removed for its age.
+    /// What the cursor asks for was removed for its age, or lost with the database.
     EventsGone = "EVENTS_GONE" FailedPrecondition {
         sentence: "the events after the cursor are not kept any more",
         cure: "list again without a cursor, and compare with ListExternalAccounts; `token-wallet events list` shows what \

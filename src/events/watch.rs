@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::{Events, Inner, Parts};
+use super::{Events, Inner, Parts, Place};
 use crate::access::permit::{Permit, ReadEvents};
 use crate::clock::Timestamp;
 use crate::domain::error::Failure;
@@ -52,9 +52,9 @@ pub struct Watch {
     /// Read and not told yet.
     queue: VecDeque<EventRow>,
     /// Everything up to here was told, or did not match.
-    told: i64,
+    told: Place,
     /// Everything up to here was read.
-    read: i64,
+    read: Place,
     /// When it next hears of the log if nothing happens.
     beat_at: Timestamp,
     ends_at: Timestamp,
@@ -73,7 +73,7 @@ impl Events {
     pub async fn watch(
         &self,
         permit: Permit<ReadEvents>,
-        after: Option<i64>,
+        after: Option<Place>,
         filter: EventFilter,
     ) -> Result<Watch, Failure> {
         let seat = self.seat(permit.client())?;
@@ -82,7 +82,8 @@ impl Events {
             self.read(after, &EventFilter::default(), 1).await?;
             place
         } else {
-            self.try_to_number().await?
+            let newest = Place::of(self.try_to_number().await?, None);
+            self.read(Some(newest), &EventFilter::default(), 1).await?.upto
         };
         let now = self.0.parts.clock.now();
         Ok(Watch {
@@ -163,7 +164,7 @@ impl Watch {
                 return Ok(Some(self.message(None)));
             }
             if let Some(event) = self.queue.pop_front() {
-                self.told = event.sequence;
+                self.told = Place::of(event.sequence, Some(&event.id.to_string()));
                 return Ok(Some(self.message(Some(event))));
             }
             self.told = self.read;
@@ -181,11 +182,12 @@ impl Watch {
     async fn read_on(&mut self) -> Result<(), Failure> {
         let page = self.events.read(Some(self.read), &self.filter, PAGE).await?;
         self.read = page.upto;
+        let last = page.is_last();
         if !page.events.is_empty() {
             // No key that is gone is told of what happens afterwards.
             self.events.0.parts.access.renew(&self.permit).await?;
             self.queue = page.events.into();
-        } else if page.upto >= page.newest {
+        } else if last {
             self.wait().await;
         }
         Ok(())
@@ -194,7 +196,7 @@ impl Watch {
     async fn wait(&self) {
         let inner = &self.events.0;
         let mut newest = inner.newest.subscribe();
-        let more = async { newest.wait_for(|newest| *newest > self.read).await.map(drop) };
+        let more = async { newest.wait_for(|newest| *newest > self.read.sequence).await.map(drop) };
         tokio::select! {
             () = inner.parts.closing.cancelled() => {}
             () = inner.parts.clock.until(self.beat_at.min(self.ends_at)) => {}

@@ -273,7 +273,7 @@ on_both_engines! {
         }
         // An older copy of the database was put back.
         harness.database().await.execute("UPDATE event_log SET sequence = 0").await;
-        assert_eq!(asked(&begin).await, Err("INVALID_FIELD".to_owned()));
+        assert_eq!(asked(&begin).await, Err("EVENTS_GONE".to_owned()));
         harness.database().await.execute("UPDATE event_log SET sequence = 1").await;
 
         harness.link("ann", "demo").await;
@@ -284,6 +284,51 @@ on_both_engines! {
         let kept = list(&harness, v1::ListEventsRequest::default()).await.unwrap();
         assert!(kept.events.iter().all(|event| event.user_id == "bob") && !kept.events.is_empty());
         assert_eq!(asked(&kept.cursor).await, Ok(()));
+    }
+
+    async fn a_cursor_of_what_a_database_has_lost_is_gone_also_when_the_log_has_grown_again(engine) {
+        let people = (0..8).map(|n| Person::named(&format!("p{n}"))).collect();
+        let harness = Harness::with(engine, Options { people, ..Options::default() }).await;
+        let link = async |from: usize, to: usize| {
+            for n in from..to {
+                harness.link(&format!("u{n}"), &format!("p{n}")).await;
+                harness.pass(Duration::from_millis(50));
+            }
+            numbered(&harness).await;
+        };
+        link(0, 3).await;
+        let page = async |cursor: &str, page_token: &str| {
+            let (cursor, page_token) = (cursor.into(), page_token.into());
+            let request = v1::ListEventsRequest { cursor, page_token, page_size: 1, ..Default::default() };
+            list(&harness, request).await.map_err(|told| reason(&told))
+        };
+        let first = page("", "").await.unwrap();
+        let second = page(&first.cursor, "").await.unwrap();
+        let third = page(&second.cursor, "").await.unwrap();
+        let mut watcher = Watcher::from(&harness, &third.cursor).await;
+        // A filter passes by the place where it ends.
+        let filter = v1::EventFilter { user_id: "nobody".into(), ..Default::default() };
+        let passed = v1::ListEventsRequest { filter: Some(filter), ..Default::default() };
+        let passed = list(&harness, passed).await.unwrap().cursor;
+        let from_now = Watcher::from_now(&harness).await.cursor;
+        // What was written last is lost, and the numbers are given again.
+        let database = harness.database().await;
+        database.execute("DELETE FROM events WHERE sequence > 1").await;
+        database.execute("UPDATE event_log SET sequence = 1").await;
+        link(3, 4).await;
+        let gone = || Err("EVENTS_GONE".to_owned());
+        assert_eq!(page(&second.cursor, "").await, gone(), "another event has its number");
+        assert_eq!(page(&third.cursor, "").await, gone(), "no event has its number");
+        link(4, 8).await;
+        for cursor in [&second.cursor, &third.cursor, &passed, &from_now] {
+            assert_eq!(page(cursor, "").await, gone());
+            let request = v1::WatchEventsRequest { cursor: cursor.clone(), ..Default::default() };
+            assert_eq!(reason(&Watcher::open(harness.event_log(), request).await.err().unwrap()), "EVENTS_GONE");
+        }
+        assert_eq!(page(&first.cursor, &second.next_page_token).await, gone());
+        assert_eq!(reason(&watcher.next().await.unwrap_err()), "EVENTS_GONE");
+        let next = page(&first.cursor, "").await.unwrap();
+        assert_eq!(next.events[0].user_id, "u3", "what was not lost is as good as before");
     }
 
     async fn what_is_written_and_who_watches_is_counted(engine) {
