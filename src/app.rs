@@ -388,7 +388,7 @@ impl Bound {
                 closing.cancel();
             }
         };
-        let (told, closed) = (broken("grpc", closing.clone()), closing.clone().cancelled_owned());
+        let (told, closed) = (broken("grpc", closing.clone()), closing.clone());
         servers.spawn(async move { api::serve(self.grpc, rooms, closed).await.map_err(|error| told(&error)) });
         let (told, closed) = (broken("web", closing.clone()), closing.clone().cancelled_owned());
         servers.spawn(async move { web::serve(self.web, pages, closed).await.map_err(|error| told(&error)) });

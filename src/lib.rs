@@ -27,6 +27,7 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod failpoint;
+pub mod hurry;
 pub mod outbound;
 pub mod proto;
 pub mod telemetry;

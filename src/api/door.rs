@@ -4,11 +4,13 @@
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use http::{Request, Response};
+use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -20,6 +22,7 @@ use crate::access::{Access, Caller};
 use crate::domain::error::Failure;
 use crate::domain::instance::InstanceKind;
 use crate::domain::reason::{Level, Meaning};
+use crate::hurry::Guest;
 use crate::telemetry;
 
 tokio::task_local! {
@@ -32,6 +35,8 @@ tokio::task_local! {
 pub(super) struct Door {
     access: Access,
     open_reflection: bool,
+    /// Those under way: not the streams that they open.
+    calls: TaskTracker,
 }
 
 /// A service behind the door.
@@ -42,8 +47,8 @@ pub(super) struct Behind<S> {
 }
 
 impl Door {
-    pub(super) fn new(access: Access, kind: InstanceKind) -> Self {
-        Self { access, open_reflection: kind == InstanceKind::Development }
+    pub(super) fn new(access: Access, kind: InstanceKind, calls: TaskTracker) -> Self {
+        Self { access, open_reflection: kind == InstanceKind::Development, calls }
     }
 
     /// Whether this method may be called without a key.
@@ -59,6 +64,9 @@ impl Door {
         let header = request.headers().get(http::header::AUTHORIZATION);
         let header = header.map(|value| value.to_str().unwrap_or_default());
         let caller = self.access.authenticate(header).await?;
+        if let Some(guest) = request.extensions().get::<Arc<Guest>>() {
+            guest.is_known();
+        }
         // What follows has no use for the key.
         request.headers_mut().remove(http::header::AUTHORIZATION);
         request.extensions_mut().insert(caller);
@@ -94,7 +102,9 @@ where
         let (door, method) = (self.door.clone(), methods::label(request.uri().path()));
         let id = data_encoding::HEXLOWER.encode(&crate::vault::random::random_bytes::<8>());
         let span = tracing::info_span!("call", method, request_id = %id);
+        let under_way = door.calls.token();
         let call = async move {
+            let _under_way = under_way;
             #[expect(clippy::disallowed_methods, reason = "how long a call really took")]
             let began = tokio::time::Instant::now();
             let (response, caller) = pass(door, service, request).await;
@@ -208,7 +218,7 @@ mod tests {
                 Ok::<_, Infallible>(Response::new(Body::empty()))
             }
         });
-        let mut door = Door::new(access, InstanceKind::Production).layer(service);
+        let mut door = Door::new(access, InstanceKind::Production, TaskTracker::new()).layer(service);
         let call = || Request::builder().uri("/grpc.health.v1.Health/Check").body(Body::empty()).unwrap();
 
         let response = door.ready().await.unwrap().call(call()).await.unwrap();

@@ -1,8 +1,10 @@
 //! `EventService`.
 
 use std::pin::Pin;
+use std::task::{Poll, ready};
 
 use futures_util::{Stream, stream};
+use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 use tracing::{Instrument as _, Span};
 
@@ -44,16 +46,14 @@ impl Rooms {
         let v1::ListEventsRequest { filter, cursor, page_size, page_token } = request;
         let bound_to = ["events", &format!("{filter:?}"), &cursor];
         let page = Page::read(permit.client(), &bound_to, page_size, &page_token)?;
-        let begin = match page.after()? {
-            Some(place) => Some(place),
-            None => fields::optional(cursor).map(|cursor| self.events.place(&cursor)).transpose()?,
-        };
+        let begin = page.after()?.or_else(|| fields::optional(cursor));
+        let begin = begin.map(|cursor| self.events.place(&cursor)).transpose()?;
         let found = self.events.list(&permit, begin, &event::filter(filter)?, page.size()).await?;
-        let more = found.upto < found.newest;
+        let cursor = self.events.cursor(found.upto);
         Ok(v1::ListEventsResponse {
+            next_page_token: if found.is_last() { String::new() } else { page.token(&cursor) },
             events: found.events.into_iter().map(event::event).collect(),
-            next_page_token: if more { page.token(&found.upto.to_string()) } else { String::new() },
-            cursor: self.events.cursor(found.upto),
+            cursor,
         })
     }
 
@@ -67,18 +67,18 @@ impl Rooms {
 /// The stream goes on after its call was answered: what it logs and answers names the call all the same.
 fn messages(watch: Watch) -> Messages {
     let (id, span) = (REQUEST_ID.try_with(Clone::clone).unwrap_or_default(), Span::current());
-    Box::pin(stream::try_unfold(watch, move |mut watch| {
-        let next = async move {
-            match watch.next().await {
-                Ok(next) => Ok(next.map(|message| (answer(message), watch))),
-                Err(failure) => {
-                    tracing::info!(%failure, "a watcher's stream ended");
-                    Err(status::of(failure))
-                }
-            }
-        };
-        REQUEST_ID.scope(id.clone(), next).instrument(span.clone())
+    let (reader, mut messages) = mpsc::channel(1);
+    // Whether anybody reads or not.
+    tokio::spawn(watch.tell(reader).instrument(span.clone()));
+    Box::pin(stream::poll_fn(move |context| {
+        let next = ready!(messages.poll_recv(context));
+        Poll::Ready(next.map(|message| message.map(answer).map_err(|failure| ended(failure, &id, &span))))
     }))
+}
+
+fn ended(failure: Failure, id: &str, span: &Span) -> Status {
+    span.in_scope(|| tracing::info!(%failure, "a watcher's stream ended"));
+    REQUEST_ID.sync_scope(id.to_owned(), || status::of(failure))
 }
 
 fn answer(Message { event, cursor }: Message) -> v1::WatchEventsResponse {

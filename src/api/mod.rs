@@ -6,6 +6,8 @@ mod deadline;
 mod door;
 mod event_service;
 mod external_account_service;
+mod health;
+mod listener;
 mod methods;
 mod once;
 mod page;
@@ -15,15 +17,18 @@ mod status;
 mod user_service;
 mod wallet_service;
 
-use std::future::Future;
+use std::convert::Infallible;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tonic::transport::server::TcpIncoming;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic_health::pb::health_server::HealthServer;
 
 use crate::access::{Access, Requests};
 use crate::domain::instance::InstanceKind;
 use crate::events::Events;
+use crate::hurry::{Guests, Hurried, Manner};
 use crate::linking::Linking;
 use crate::proto::{self, v1};
 use crate::providers::Registry;
@@ -38,6 +43,9 @@ const STREAMS: u32 = 1_024;
 
 /// How long a connection may take over its HTTP/2 ping before it is dropped.
 const KEEPALIVE: Duration = Duration::from_secs(20);
+
+/// How long a caller may take at shutdown to take the last answer.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// What the gRPC door opens to.
 #[derive(Clone)]
@@ -69,11 +77,9 @@ pub enum ApiError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// Serves the contract, health and reflection on `listener` until `shutdown` completes, then finishes the calls that
-/// are under way.
-pub async fn serve(listener: TcpListener, rooms: Rooms, shutdown: impl Future<Output = ()>) -> Result<(), ApiError> {
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_service_status("", tonic_health::ServingStatus::Serving).await;
+/// Serves the contract, health and reflection on `listener` until `closing`, then finishes the calls that are under
+/// way. Streams end; whoever does not read that is cut off.
+pub async fn serve(listener: TcpListener, rooms: Rooms, closing: CancellationToken) -> Result<(), ApiError> {
     // Everything that answers here is told, whichever of the two versions asks.
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -85,15 +91,15 @@ pub async fn serve(listener: TcpListener, rooms: Rooms, shutdown: impl Future<Ou
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
     };
-    // Small answers must not wait for the acknowledgement of the ones before.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let (hurried, calls) = (Hurried::new(listener, Manner::AtOnce), TaskTracker::new());
+    let cut = cut_off(hurried.guests(), calls.clone(), closing.clone());
     let mut server = tonic::transport::Server::builder()
         .max_concurrent_streams(STREAMS)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
-        .layer(door::Door::new(rooms.access.clone(), rooms.kind));
-    server
-        .add_service(health_service.max_decoding_message_size(LARGEST_REQUEST))
+        .layer(door::Door::new(rooms.access.clone(), rooms.kind, calls));
+    let serving = server
+        .add_service(HealthServer::new(health::Pulse(closing.clone())).max_decoding_message_size(LARGEST_REQUEST))
         .add_service(reflection().build_v1()?.max_decoding_message_size(LARGEST_REQUEST))
         .add_service(reflection().build_v1alpha()?.max_decoding_message_size(LARGEST_REQUEST))
         .add_service(
@@ -122,7 +128,24 @@ pub async fn serve(listener: TcpListener, rooms: Rooms, shutdown: impl Future<Ou
             v1::api_client_service_server::ApiClientServiceServer::new(rooms)
                 .max_decoding_message_size(LARGEST_REQUEST),
         )
-        .serve_with_incoming_shutdown(incoming, shutdown)
-        .await?;
-    Ok(())
+        .serve_with_incoming_shutdown(listener::incoming(hurried), closing.cancelled());
+    tokio::select! {
+        served = serving => Ok(served?),
+        never = cut => match never {},
+    }
+}
+
+/// Ends what is left of the connections once no call is under way and the answers could be read. The listener ends then.
+async fn cut_off(guests: Guests, calls: TaskTracker, closing: CancellationToken) -> Infallible {
+    closing.cancelled().await;
+    calls.close();
+    loop {
+        calls.wait().await;
+        tokio::time::sleep(GRACE).await;
+        if calls.is_empty() {
+            break;
+        }
+    }
+    guests.close();
+    std::future::pending().await
 }

@@ -359,15 +359,15 @@ failures! {
                replaces the grant",
         metadata: [Provider, ExternalAccountId],
     }
-    /// What the cursor asks for was removed for its age.
+    /// What the cursor asks for was removed for its age, or lost with the database.
     EventsGone = "EVENTS_GONE" FailedPrecondition {
         sentence: "the events after the cursor are not kept any more",
         cure: "list again without a cursor, and compare with ListExternalAccounts; `token-wallet events list` shows what \
                is kept",
     }
-    /// The process has as many watchers as it may have.
+    /// The process, or the caller at it, has as many watchers as it may have.
     TooManyWatchers = "TOO_MANY_WATCHERS" ResourceExhausted {
-        sentence: "this replica has as many watchers as it may have",
+        sentence: "this replica, or this API client at it, has as many watchers as it may have",
         cure: "watch once for many readers, or at another replica; try again after the time that RetryInfo says",
         retry_after: SOON,
     }

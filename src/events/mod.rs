@@ -3,8 +3,8 @@
 mod cursor;
 mod watch;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -13,11 +13,12 @@ use crate::access::Access;
 use crate::access::permit::{Permit, ReadEvents};
 use crate::clock::Clock;
 use crate::domain::error::Failure;
-use crate::domain::ids::InstanceId;
-use crate::store::{Engine, EventFilter, EventLog, EventPage, EventsError, Store, StoreError};
+use crate::domain::ids::{ApiClientId, InstanceId};
+use crate::store::{Engine, EventFilter, EventLog, EventRow, EventsError, Store, StoreError};
 use crate::telemetry::metrics;
 
 use cursor::Cursors;
+pub use cursor::Place;
 pub use watch::{Message, Watch};
 
 /// Events that are committed within so short a time are numbered together.
@@ -45,6 +46,16 @@ pub struct Parts {
     pub closing: CancellationToken,
 }
 
+/// A part of the log.
+pub struct Part {
+    /// What matched, the oldest first.
+    pub events: Vec<EventRow>,
+    /// Up to here all that match are here or were before.
+    pub upto: Place,
+    /// The newest number.
+    newest: i64,
+}
+
 /// The log of events. Cheap to clone.
 #[derive(Clone)]
 pub struct Events(Arc<Inner>);
@@ -54,30 +65,37 @@ struct Inner {
     cursors: Cursors,
     /// The newest number that this process knows.
     newest: tokio::sync::watch::Sender<i64>,
-    watchers: AtomicUsize,
+    /// How many each API client has.
+    watchers: Mutex<HashMap<ApiClientId, usize>>,
+}
+
+impl Inner {
+    fn watchers(&self) -> MutexGuard<'_, HashMap<ApiClientId, usize>> {
+        self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Events {
     /// Numbers nothing yet: see [`Self::follow`].
     pub fn new(parts: Parts) -> Self {
         let (cursors, newest) = (Cursors::of(parts.instance), tokio::sync::watch::Sender::new(0));
-        Self(Arc::new(Inner { parts, cursors, newest, watchers: AtomicUsize::new(0) }))
+        Self(Arc::new(Inner { parts, cursors, newest, watchers: Mutex::default() }))
     }
 
-    /// Reads events after a cursor's place, `None` for the oldest ones there are, up to what was committed before. A page that is not full may be the
-    /// last one or not: see [`EventPage::upto`].
+    /// Reads events after a cursor's place, `None` for the oldest ones there are, up to what was committed before. A part
+    /// with fewer than `limit` may be the last one or not: see [`Part::is_last`].
     pub async fn list(
         &self,
         _permit: &Permit<ReadEvents>,
-        after: Option<i64>,
+        after: Option<Place>,
         filter: &EventFilter,
         limit: u32,
-    ) -> Result<EventPage, Failure> {
+    ) -> Result<Part, Failure> {
         self.try_to_number().await?;
         let mut page = self.read(after, filter, limit).await?;
         for _ in 1..READINGS {
             let left = limit.saturating_sub(u32::try_from(page.events.len()).unwrap_or(limit));
-            if left == 0 || page.upto >= page.newest {
+            if left == 0 || page.is_last() {
                 break;
             }
             let next = self.read(Some(page.upto), filter, left).await?;
@@ -88,12 +106,13 @@ impl Events {
     }
 
     /// The place in the log that a cursor stands for.
-    pub fn place(&self, cursor: &str) -> Result<i64, Failure> {
-        self.0.cursors.read(cursor).ok_or_else(foreign)
+    pub fn place(&self, cursor: &str) -> Result<Place, Failure> {
+        let place = self.0.cursors.read(cursor);
+        place.ok_or_else(|| Failure::field("cursor", "must be a cursor of this wallet's events"))
     }
 
     /// The cursor of a place in the log.
-    pub fn cursor(&self, place: i64) -> String {
+    pub fn cursor(&self, place: Place) -> String {
         self.0.cursors.write(place)
     }
 
@@ -124,7 +143,7 @@ impl Events {
                 () = store.events_written() => tokio::time::sleep(GATHER).await,
                 () = tokio::time::sleep(PACE), if !alone => {}
             }
-            if self.0.watchers.load(Ordering::Relaxed) == 0 {
+            if self.0.watchers().is_empty() {
                 continue;
             }
             if let Err(error) = self.try_to_number().await {
@@ -161,18 +180,30 @@ impl Events {
         self.0.newest.send_if_modified(|known| std::mem::replace(known, newest) != newest);
     }
 
-    async fn read(&self, after: Option<i64>, filter: &EventFilter, limit: u32) -> Result<EventPage, Failure> {
-        let read = self.0.parts.store.events_after(after, filter, limit).await;
-        read.map_err(|error| match error {
-            EventsError::Gone => Failure::EventsGone,
-            EventsError::Ahead => foreign(),
+    /// Also gone is what the log does not know any more because an older copy of the database took its place.
+    async fn read(&self, after: Option<Place>, filter: &EventFilter, limit: u32) -> Result<Part, Failure> {
+        let page = self.0.parts.store.events_after(after.map(|after| after.sequence), filter, limit).await;
+        let page = page.map_err(|error| match error {
+            EventsError::Gone | EventsError::Ahead => Failure::EventsGone,
             EventsError::Store(error) => error.into(),
-        })
+        })?;
+        if after.is_some_and(|after| !after.is_behind(page.begin_id.as_deref())) {
+            return Err(Failure::EventsGone);
+        }
+        let upto = match after {
+            // What is known of it stays known when its event is removed.
+            Some(after) if after.sequence == page.upto && page.upto_id.is_none() => after,
+            _ => Place::of(page.upto, page.upto_id.as_deref()),
+        };
+        Ok(Part { events: page.events, upto, newest: page.newest })
     }
 }
 
-fn foreign() -> Failure {
-    Failure::field("cursor", "must be a cursor of this wallet's events")
+impl Part {
+    /// Whether the log ends here.
+    pub const fn is_last(&self) -> bool {
+        self.upto.sequence >= self.newest
+    }
 }
 
 #[cfg(test)]

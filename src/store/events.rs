@@ -21,6 +21,9 @@ use crate::telemetry::metrics;
 /// So many numbers one reading looks at where a filter may skip all of them.
 const WINDOW: i64 = 1_000;
 
+/// More numbers than there will be.
+const ALL_NUMBERS: i64 = i64::MAX / 2;
+
 /// So many rows that wait for a number are counted at most.
 const COUNTED: u32 = 1_000;
 
@@ -91,6 +94,10 @@ pub struct EventPage {
     pub events: Vec<EventRow>,
     /// The number up to which all that match are here or were before.
     pub upto: i64,
+    /// The id of the event at the number behind which this begins, if it is there.
+    pub begin_id: Option<String>,
+    /// The id of the event at `upto`, if it is there.
+    pub upto_id: Option<String>,
     /// The newest number.
     pub newest: i64,
 }
@@ -111,7 +118,11 @@ pub enum EventsError {
 
 macro_rules! page {
     () => {
-        "SELECT l.sequence AS l_sequence, l.removed AS l_removed, e.sequence AS e_sequence, e.id AS e_id, e.at AS e_at,
+        "SELECT l.sequence AS l_sequence, l.removed AS l_removed,
+            (SELECT b.id FROM events b WHERE b.sequence = CAST($1 AS BIGINT)) AS l_begin_id,
+            (SELECT u.id FROM events u WHERE u.sequence = CASE
+                WHEN l.sequence < COALESCE(CAST($1 AS BIGINT), l.removed) + CAST($5 AS BIGINT) THEN l.sequence
+                ELSE COALESCE(CAST($1 AS BIGINT), l.removed) + CAST($5 AS BIGINT) END) AS l_upto_id, e.sequence AS e_sequence, e.id AS e_id, e.at AS e_at,
             e.kind AS e_kind, e.user_id AS e_user_id, e.account_id AS e_account_id, e.flow_id AS e_flow_id,
             e.reason AS e_reason, p.slug AS e_provider_slug
          FROM event_log l LEFT JOIN events e ON e.sequence > COALESCE(CAST($1 AS BIGINT), l.removed)
@@ -144,11 +155,11 @@ statements! {
     }
     ADVANCE { "UPDATE event_log SET sequence = $1 WHERE singleton = 1 AND sequence < $1" }
     PAGE {
-        page!() " AND e.sequence <= COALESCE(CAST($1 AS BIGINT), l.removed) + $5
+        page!() " AND e.sequence <= COALESCE(CAST($1 AS BIGINT), l.removed) + CAST($5 AS BIGINT)
             AND (CAST($3 AS TEXT) IS NULL OR " [lite "instr"] [pg "strpos"] "($3, ' ' || e.kind || ' ') > 0)" ordered!()
     }
     PAGE_OF_USER {
-        page!() " AND e.user_id = $5
+        page!() " AND e.user_id = $6
             AND (CAST($3 AS TEXT) IS NULL OR " [lite "instr"] [pg "strpos"] "($3, ' ' || e.kind || ' ') > 0)" ordered!()
     }
     OLDEST {
@@ -224,19 +235,22 @@ impl Store {
         limit: u32,
     ) -> Result<EventPage, EventsError> {
         // Nothing has such a number, and the window behind it would be beyond all numbers.
-        if after.is_some_and(|after| after > i64::MAX - WINDOW) {
+        if after.is_some_and(|after| after > ALL_NUMBERS) {
             return Err(EventsError::Ahead);
         }
         let provider = filter.provider.as_ref().map(Slug::as_str);
         let kinds: Vec<_> = filter.kinds.iter().map(|kind| kind.as_str()).collect();
         let kinds = Some(format!(" {} ", kinds.join(" "))).filter(|_| !kinds.is_empty());
         let kinds = kinds.as_deref();
+        // An index leads to one user's: whatever else there is need not be looked at.
+        let window = if filter.user.is_some() { ALL_NUMBERS } else { WINDOW };
         let rows = match &filter.user {
-            Some(user) => self.db.all(&PAGE_OF_USER, args![after, provider, kinds, limit, user]).await?,
-            None => self.db.all(&PAGE, args![after, provider, kinds, limit, WINDOW]).await?,
+            Some(user) => self.db.all(&PAGE_OF_USER, args![after, provider, kinds, limit, window, user]).await?,
+            None => self.db.all(&PAGE, args![after, provider, kinds, limit, window]).await?,
         };
         let log = rows.first().ok_or_else(no_log)?;
         let (newest, removed): (i64, i64) = (log.get("l_sequence")?, log.get("l_removed")?);
+        let (begin_id, seen_id): (Option<String>, Option<String>) = (log.get("l_begin_id")?, log.get("l_upto_id")?);
         let after = after.unwrap_or(removed);
         if after < removed {
             return Err(EventsError::Gone);
@@ -251,9 +265,12 @@ impl Store {
             }
         }
         let full = events.len() >= limit as usize;
-        let seen = if filter.user.is_some() { newest } else { newest.min(after.saturating_add(WINDOW)) };
-        let upto = events.last().filter(|_| full).map_or(seen, |last| last.sequence);
-        Ok(EventPage { events, upto, newest })
+        let seen = newest.min(after.saturating_add(window));
+        let (upto, upto_id) = match events.last().filter(|_| full) {
+            Some(last) => (last.sequence, Some(last.id.to_string())),
+            None => (seen, seen_id),
+        };
+        Ok(EventPage { events, upto, begin_id, upto_id, newest })
     }
 
     /// Removes numbered events from before `before`, the oldest first and never one whose elder stays. Answers how many.

@@ -1,7 +1,7 @@
 //! The HTTP doors: the callback and pages for people, the ops endpoints for operators.
 
 mod callback;
-mod hurry;
+mod listener;
 mod ops;
 mod page;
 
@@ -17,9 +17,9 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 
 use crate::domain::instance::InstanceKind;
+use crate::hurry::{Hurried, Manner};
 use crate::linking::Linking;
 
-use hurry::Hurried;
 pub use ops::{Readiness, serve as serve_ops};
 
 /// What the web door opens to.
@@ -48,7 +48,7 @@ pub async fn serve(
         .layer(middleware::from_fn(move |request, next| check_host(kind, request, next)))
         .layer(middleware::from_fn(harden))
         .with_state(rooms);
-    axum::serve(Hurried::new(listener), router).with_graceful_shutdown(shutdown).await
+    axum::serve(Hurried::new(listener, Manner::InTurns), router).with_graceful_shutdown(shutdown).await
 }
 
 /// A development instance answers to this machine's own names alone, so that no web site can reach it by a name that

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 
-use super::hurry::Hurried;
+use crate::hurry::{Hurried, Manner};
 use crate::store::Store;
 use crate::telemetry;
 use crate::wallet::Wallet;
@@ -49,7 +49,7 @@ pub async fn serve(
             response
         }))
         .with_state(readiness);
-    axum::serve(Hurried::new(listener), router).with_graceful_shutdown(shutdown).await
+    axum::serve(Hurried::new(listener, Manner::InTurns), router).with_graceful_shutdown(shutdown).await
 }
 
 async fn ready(State(readiness): State<Readiness>) -> Response {

@@ -1,8 +1,11 @@
-//! Who calls, and with what (faults G1, A1; health and reflection).
+//! Who calls, and with what (faults G1, G11, A1; health and reflection).
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use token_wallet::proto::v1;
+use token_wallet::sandbox::{Effect, Options, Rule};
 use tonic::Code;
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
@@ -85,6 +88,30 @@ on_both_engines! {
         }
     }
 
+    async fn g11_a_panic_inside_one_call_ends_that_call_alone(engine) {
+        let harness = Harness::with_users(engine, 1, Options::default()).await;
+        harness.pass(Duration::from_hours(2));
+        harness.sandbox.set_faults([Rule::refresh(Effect::Hold)]);
+        let make = async || {
+            let request = v1::CreateApiClientRequest { display_name: "new".into(), ..Default::default() };
+            harness.clients().create_api_client(request).await
+        };
+        // On the same connection, before, during and after.
+        let others = async {
+            harness.sandbox.wait_held(1).await;
+            let log = panics_at("made an API client");
+            let ended = make().await.unwrap_err();
+            drop(log);
+            assert_eq!((ended.code(), ended.message(), reason(&ended).as_str()), (Code::Internal, "internal error", "INTERNAL"));
+            assert!(!ended.details().windows(6).any(|part| part == b"canary"), "nothing of the panic is told");
+            make().await.unwrap();
+            harness.sandbox.release();
+        };
+        let (get, ()) = tokio::join!(harness.get("u0"), others);
+        assert!(harness.is_accepted(&get.unwrap().access_token).await);
+        harness.link("u0", "p0").await;
+    }
+
     async fn g4_without_a_key_too_no_message_over_the_limit_is_read(engine) {
         let harness = Harness::start(engine).await;
         let mut health = HealthClient::new(harness.channel());
@@ -98,6 +125,26 @@ on_both_engines! {
         };
         assert!(!answered);
     }
+}
+
+/// While it lives, the first to log a line with `words` panics.
+fn panics_at(words: &'static str) -> tracing::subscriber::DefaultGuard {
+    struct Panics(&'static str, Arc<AtomicBool>);
+
+    impl std::io::Write for Panics {
+        fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+            let now = String::from_utf8_lossy(line).contains(self.0) && !self.1.swap(true, Ordering::SeqCst);
+            if now { panic!("canary") } else { Ok(line.len()) }
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let done = Arc::new(AtomicBool::new(false));
+    let subscriber = tracing_subscriber::fmt().with_writer(move || Panics(words, Arc::clone(&done))).finish();
+    tracing::subscriber::set_default(subscriber)
 }
 
 /// A call of any path with an empty message and no key.

@@ -1,6 +1,7 @@
 //! Events: listed and watched, by whoever has a cursor (promise P9).
 
 mod load;
+mod stalled;
 mod tail;
 mod watcher;
 
@@ -8,11 +9,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sqlx::Connection as _;
+use token_wallet::proto::v1::event_service_client::EventServiceClient;
 use token_wallet::proto::v1::{self, EventType};
 use token_wallet::sandbox::{Effect, Options, Person, Rule};
 use tonic::Code;
 
-use crate::support::clients::Key;
+use crate::support::clients::{Key, Keyed};
 use crate::support::harness::{Engine, Harness, on_both_engines, reason, until};
 use watcher::{Watcher, of_an_old_grant};
 
@@ -35,6 +37,15 @@ async fn list(harness: &Harness, request: v1::ListEventsRequest) -> Result<v1::L
     let mut page = harness.event_log().list_events(request).await?.into_inner();
     page.events.retain(|event| !of_an_old_grant(event));
     Ok(page)
+}
+
+/// Another API client, whose key may end: its id, and the log as it sees it.
+async fn another_client(harness: &Harness, seconds: Option<i64>) -> (String, EventServiceClient<Keyed>) {
+    let key_ttl = seconds.map(|seconds| prost_types::Duration { seconds, nanos: 0 });
+    let request = v1::CreateApiClientRequest { display_name: "watcher".into(), key_ttl, ..Default::default() };
+    let made = harness.clients().create_api_client(request).await.unwrap().into_inner();
+    let key = made.api_key.unwrap().secret;
+    (made.api_client.unwrap().id, EventServiceClient::with_interceptor(harness.channel(), Key::new(&key)))
 }
 
 /// Waits until everything that was committed has a number.
@@ -182,11 +193,7 @@ on_both_engines! {
     async fn a_key_that_is_deleted_hears_no_more(engine) {
         let harness = Harness::start(engine).await;
         let make = async |seconds: Option<i64>| {
-            let key_ttl = seconds.map(|seconds| prost_types::Duration { seconds, nanos: 0 });
-            let request = v1::CreateApiClientRequest { display_name: "watcher".into(), key_ttl, ..Default::default() };
-            let made = harness.clients().create_api_client(request).await.unwrap().into_inner();
-            let (client, key) = (made.api_client.unwrap().id, made.api_key.unwrap().secret);
-            let events = v1::event_service_client::EventServiceClient::with_interceptor(harness.channel(), Key::new(&key));
+            let (client, events) = another_client(&harness, seconds).await;
             (client, Watcher::open(events, v1::WatchEventsRequest::default()).await.unwrap())
         };
         let (busy_client, mut busy) = make(None).await;
@@ -267,7 +274,7 @@ on_both_engines! {
         }
         // An older copy of the database was put back.
         harness.database().await.execute("UPDATE event_log SET sequence = 0").await;
-        assert_eq!(asked(&begin).await, Err("INVALID_FIELD".to_owned()));
+        assert_eq!(asked(&begin).await, Err("EVENTS_GONE".to_owned()));
         harness.database().await.execute("UPDATE event_log SET sequence = 1").await;
 
         harness.link("ann", "demo").await;
@@ -278,6 +285,51 @@ on_both_engines! {
         let kept = list(&harness, v1::ListEventsRequest::default()).await.unwrap();
         assert!(kept.events.iter().all(|event| event.user_id == "bob") && !kept.events.is_empty());
         assert_eq!(asked(&kept.cursor).await, Ok(()));
+    }
+
+    async fn a_cursor_of_what_a_database_has_lost_is_gone_also_when_the_log_has_grown_again(engine) {
+        let people = (0..8).map(|n| Person::named(&format!("p{n}"))).collect();
+        let harness = Harness::with(engine, Options { people, ..Options::default() }).await;
+        let link = async |from: usize, to: usize| {
+            for n in from..to {
+                harness.link(&format!("u{n}"), &format!("p{n}")).await;
+                harness.pass(Duration::from_millis(50));
+            }
+            numbered(&harness).await;
+        };
+        link(0, 3).await;
+        let page = async |cursor: &str, page_token: &str| {
+            let (cursor, page_token) = (cursor.into(), page_token.into());
+            let request = v1::ListEventsRequest { cursor, page_token, page_size: 1, ..Default::default() };
+            list(&harness, request).await.map_err(|told| reason(&told))
+        };
+        let first = page("", "").await.unwrap();
+        let second = page(&first.cursor, "").await.unwrap();
+        let third = page(&second.cursor, "").await.unwrap();
+        let mut watcher = Watcher::from(&harness, &third.cursor).await;
+        // A filter passes by the place where it ends.
+        let filter = v1::EventFilter { user_id: "nobody".into(), ..Default::default() };
+        let passed = v1::ListEventsRequest { filter: Some(filter), ..Default::default() };
+        let passed = list(&harness, passed).await.unwrap().cursor;
+        let from_now = Watcher::from_now(&harness).await.cursor;
+        // What was written last is lost, and the numbers are given again.
+        let database = harness.database().await;
+        database.execute("DELETE FROM events WHERE sequence > 1").await;
+        database.execute("UPDATE event_log SET sequence = 1").await;
+        link(3, 4).await;
+        let gone = || Err("EVENTS_GONE".to_owned());
+        assert_eq!(page(&second.cursor, "").await, gone(), "another event has its number");
+        assert_eq!(page(&third.cursor, "").await, gone(), "no event has its number");
+        link(4, 8).await;
+        for cursor in [&second.cursor, &third.cursor, &passed, &from_now] {
+            assert_eq!(page(cursor, "").await, gone());
+            let request = v1::WatchEventsRequest { cursor: cursor.clone(), ..Default::default() };
+            assert_eq!(reason(&Watcher::open(harness.event_log(), request).await.err().unwrap()), "EVENTS_GONE");
+        }
+        assert_eq!(page(&first.cursor, &second.next_page_token).await, gone());
+        assert_eq!(reason(&watcher.next().await.unwrap_err()), "EVENTS_GONE");
+        let next = page(&first.cursor, "").await.unwrap();
+        assert_eq!(next.events[0].user_id, "u3", "what was not lost is as good as before");
     }
 
     async fn what_is_written_and_who_watches_is_counted(engine) {
@@ -299,19 +351,32 @@ on_both_engines! {
 
     async fn watchers_are_bounded_and_leave_room_when_they_go(engine) {
         let harness = Harness::start(engine).await;
+        let refused = async |log: EventServiceClient<Keyed>| {
+            let refused = Watcher::open(log, v1::WatchEventsRequest::default()).await.err().unwrap();
+            assert_eq!((refused.code(), reason(&refused).as_str()), (Code::ResourceExhausted, "TOO_MANY_WATCHERS"));
+        };
         let mut watchers = Vec::new();
-        for _ in 0..256 {
+        for _ in 0..64 {
             watchers.push(Watcher::from_now(&harness).await);
         }
-        let refused = Watcher::open(harness.event_log(), v1::WatchEventsRequest::default()).await.err().unwrap();
-        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::ResourceExhausted, "TOO_MANY_WATCHERS"));
+        refused(harness.event_log()).await;
+        // Nobody takes all the seats.
+        for _ in 0..3 {
+            let (_, other) = another_client(&harness, None).await;
+            for _ in 0..64 {
+                watchers.push(Watcher::open(other.clone(), v1::WatchEventsRequest::default()).await.unwrap());
+            }
+            refused(other).await;
+        }
+        let (_, last) = another_client(&harness, None).await;
+        refused(last.clone()).await;
         harness.link("ann", "demo").await;
         for watcher in &mut watchers {
             assert_eq!(watcher.event().await.r#type(), EventType::AccountLinked);
         }
         watchers.pop();
         until("there is room again", async || {
-            Watcher::open(harness.event_log(), v1::WatchEventsRequest::default()).await.is_ok()
+            Watcher::open(last.clone(), v1::WatchEventsRequest::default()).await.is_ok()
         })
         .await;
     }

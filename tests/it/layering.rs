@@ -23,7 +23,7 @@ const FLOORS: &[&[&str]] = &[
     &["cache"],
     &["store"],
     &["vault"],
-    &["config", "telemetry", "proto", "outbound", "sandbox"],
+    &["config", "telemetry", "proto", "hurry", "outbound", "sandbox"],
     &["domain"],
     &["clock", "failpoint"],
 ];
