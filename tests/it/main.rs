@@ -10,6 +10,7 @@ mod cache;
 mod callback_rows;
 mod callers;
 mod cli;
+mod cluster;
 #[cfg(feature = "failpoints")]
 mod crash;
 mod dev;
