@@ -51,7 +51,7 @@ pub use provider_secrets::{AddSecret, MOST_SECRETS, ProviderSecretRow, RemoveSec
 pub use providers::{DeleteProvider, NewProvider, ProviderChange, ProviderRow, UpdateProvider};
 pub use record::{GrantChange, Outcome, Recorded};
 pub use redirect_urls::RedirectUrlRow;
-pub use replicas::Beat;
+pub use replicas::{Beat, Times};
 pub use request_ids::{Note, RequestRow};
 pub use revocations::{Revocation, RevocationClaim, RevocationEnd};
 pub use standing::Blame;

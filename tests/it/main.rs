@@ -10,6 +10,7 @@ mod cache;
 mod callback_rows;
 mod callers;
 mod cli;
+mod cluster;
 mod compose;
 #[cfg(feature = "failpoints")]
 mod crash;
