@@ -168,4 +168,11 @@ impl Store {
         }
         Ok(STATEMENTS.iter().map(|statements| statements.len()).sum())
     }
+
+    /// The text for PostgreSQL of the statement `file::NAME`, to look at its plan.
+    #[doc(hidden)]
+    pub fn text_of(name: &str) -> Option<&'static str> {
+        let mut all = STATEMENTS.iter().copied().flatten();
+        all.find(|sql| sql.name.strip_prefix("token_wallet::store::") == Some(name)).map(|sql| sql.postgres)
+    }
 }

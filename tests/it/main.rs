@@ -36,6 +36,7 @@ mod outages;
 mod outbound;
 mod pages;
 mod parked;
+mod postgres;
 mod processes;
 mod provider_answers;
 mod provider_changes;

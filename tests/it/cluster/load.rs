@@ -12,9 +12,9 @@ use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use crate::support::clients::Key;
 use crate::support::cluster::Cluster;
 use crate::support::dice::Dice;
-use crate::support::harness::Key;
 use crate::support::real_time::now;
 
 /// How long a caller waits before it asks again.

@@ -45,7 +45,13 @@ impl Cluster {
         Self::of(first, Some(server), replicas, |replica| Some(replica.behind_a_proxy())).await
     }
 
-    async fn of(first: Wallet, server: Option<Server>, count: usize, proxy: impl Fn(&Wallet) -> Option<Proxy>) -> Self {
+    /// The same of a wallet that was not started yet. `proxy` is told of each replica before its start.
+    pub async fn of(
+        first: Wallet,
+        server: Option<Server>,
+        count: usize,
+        proxy: impl Fn(&Wallet) -> Option<Proxy>,
+    ) -> Self {
         let mut replicas: Vec<_> = (1..count).map(|_| first.beside()).collect();
         replicas.insert(0, first);
         let proxies: Vec<_> = replicas.iter().filter_map(proxy).collect();

@@ -14,13 +14,29 @@ pub struct Server {
     script: Child,
 }
 
-/// Runs pg_ctl of the server in the folder $1 with the other arguments, as the folder's owner.
-const PG_CTL: &str = r#"
+/// A server that follows another one, and can take its place. Dropped before that one, whose folder its own is in.
+pub struct Standby {
+    pub url: String,
+}
+
+/// As whom the server in the folder $1 runs, and where its programs are.
+const PRELUDE: &str = r#"
     cd "$1"
     programs=$(dirname "$(cut -d " " -f 1 data/postmaster.opts)")
     as_owner=
     if [ "$(id -u)" -eq 0 ]; then as_owner="runuser -u $(stat -c %U data) --"; fi
-    exec $as_owner "$programs/pg_ctl" -D data -s "${@:2}"
+"#;
+
+/// Runs pg_ctl of the server in the folder $1 with the other arguments, as the folder's owner.
+const PG_CTL: &str = r#"exec $as_owner "$programs/pg_ctl" -D data -s "${@:2}""#;
+
+/// Makes a copy of the server in the folder $1, which follows it, and starts it.
+const STANDBY: &str = r#"
+    $as_owner mkdir standby
+    $as_owner "$programs/pg_basebackup" -h "$1" -U postgres -D standby/data -R -c fast
+    cd standby
+    echo "unix_socket_directories = '$PWD'" | $as_owner tee -a data/postgresql.conf
+    exec $as_owner "$programs/pg_ctl" -D data -s -w -l data/server.log start
 "#;
 
 impl Server {
@@ -46,12 +62,46 @@ impl Server {
         self.pg_ctl(&["start", "-w", "-l", "data/server.log"]).await;
     }
 
+    /// Starts a server that follows this one, which must be told before that others may.
+    pub async fn standby(&self) -> Standby {
+        let home = home(&self.url);
+        run(STANDBY, home, &[]).await;
+        Standby { url: format!("{}/standby", self.url) }
+    }
+
     async fn pg_ctl(&self, arguments: &[&str]) {
-        let home = self.url.split_once("host=").unwrap().1;
-        let mut command = Command::new("bash");
-        command.args(["-euc", PG_CTL, "pg_ctl", home]).args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
-        let ended = tokio::task::spawn_blocking(move || command.status()).await.unwrap();
-        assert!(ended.unwrap().success(), "pg_ctl {arguments:?}");
+        run(PG_CTL, home(&self.url), arguments).await;
+    }
+}
+
+impl Standby {
+    /// Makes it a server that follows nobody; it takes changes when this returns.
+    pub async fn promote(&self) {
+        run(PG_CTL, home(&self.url), &["promote", "-w"]).await;
+    }
+}
+
+/// The folder with a server's socket and data.
+pub fn home(url: &str) -> &str {
+    url.split_once("host=").unwrap().1
+}
+
+async fn run(script: &str, home: &str, arguments: &[&str]) {
+    let mut command = command(script, home, arguments);
+    let ended = tokio::task::spawn_blocking(move || command.status()).await.unwrap();
+    assert!(ended.unwrap().success(), "{script} {arguments:?}");
+}
+
+fn command(script: &str, home: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new("bash");
+    command.args(["-euc", &format!("{PRELUDE}{script}"), "bash", home]).args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+impl Drop for Standby {
+    fn drop(&mut self) {
+        let _ = command(PG_CTL, home(&self.url), &["stop", "-m", "immediate"]).status();
     }
 }
 

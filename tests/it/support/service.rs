@@ -166,8 +166,13 @@ impl Wallet {
     /// From its next start on the process reaches PostgreSQL through this proxy; the test does not.
     pub fn behind_a_proxy(&self) -> Proxy {
         let proxy = Proxy::start(self.store.expose());
-        std::fs::write(self.folder.path().join("store.url"), proxy.url()).unwrap();
+        self.reach_by(proxy.url());
         proxy
+    }
+
+    /// From its next start on the process reaches its database like this; the test does not.
+    pub fn reach_by(&self, url: &str) {
+        std::fs::write(self.folder().join("store.url"), url).unwrap();
     }
 
     /// From its next start on its store is another one.

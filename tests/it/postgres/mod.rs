@@ -1,0 +1,5 @@
+//! What is PostgreSQL's own: poolers, plans, refusals, failover.
+
+mod failover;
+mod plans;
+mod pooler;
