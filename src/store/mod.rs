@@ -38,7 +38,7 @@ use std::sync::Arc;
 pub use accounts::{AccountChange, AccountFilter, AccountRow, UpdateAccount};
 pub use api_clients::{ApiClientRow, ApiKeyRow, StoredApiKey};
 pub use claims::Claim;
-pub use coherence::{Changes, Stale};
+pub use coherence::{Changes, Place, Stale};
 pub use copy::{Copied, Progress};
 pub use error::StoreError;
 pub use events::{EventFilter, EventLog, EventPage, EventRow, EventsError, Numbered};
