@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::symlink;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::cluster::{Cluster, people};
 use crate::support::harness::{reason, until};
 use crate::support::postgres;
-use crate::support::real_time::{say, time_until};
+use crate::support::real_time::{now, say, time_until};
 use crate::support::server::{Server, Standby, home};
 use crate::support::service::Wallet;
 
@@ -32,24 +33,27 @@ async fn s4_a_synchronous_standby_takes_over_under_load_and_nothing_is_lost() {
     let options = Options { people: people(USERS), reuse_revokes_family: true, ..Options::default() };
     let pair = Pair::start(options, USERS).await;
     pair.have_standby_confirm().await;
-    let refreshed = |more: u64| {
-        let sandbox = pair.cluster.sandbox();
-        let enough = sandbox.totals().redemptions + more * USERS as u64;
-        async move || sandbox.totals().redemptions >= enough
-    };
     let stop = CancellationToken::new();
     let pool = PgPool::connect(pair.cluster.first().store().expose()).await.unwrap();
-    let churns = (0..USERS).map(|n| churn(&pair.cluster, &pool, n, &stop));
+    let served: Vec<_> = (0..USERS).map(|_| AtomicUsize::new(0)).collect();
+    let count = || -> Vec<_> { served.iter().map(|count| count.load(Ordering::Relaxed)).collect() };
+    let churns = (0..USERS).map(|n| churn(&pair.cluster, &pool, n, &served[n], &stop));
     let failing = async {
-        until("all are refreshed again and again", refreshed(3)).await;
+        until("all are refreshed again and again", async || count().iter().all(|count| *count >= 3)).await;
         pair.fail_over().await;
-        let first = refreshed(1);
-        let took = time_until("all are refreshed again", first).await;
-        until("all are refreshed again and again", refreshed(2)).await;
+        let (began, before) = (now(), count());
+        let again = || count().iter().zip(&before).filter(|(count, before)| *count > *before).count();
+        let first = time_until("one is served", async || again() > 0).await;
+        // A claim whose commit was never told holds its grant for a lease.
+        while again() < USERS && began.elapsed() < Duration::from_secs(60) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let last = began.elapsed();
+        assert_eq!(again(), USERS);
         stop.cancel();
-        took
+        (first, last)
     };
-    let (served, took) = tokio::join!(join_all(churns), failing);
+    let (_, (first, last)) = tokio::join!(join_all(churns), failing);
 
     pair.cluster.expire("%").await;
     for n in 0..USERS {
@@ -59,9 +63,9 @@ async fn s4_a_synchronous_standby_takes_over_under_load_and_nothing_is_lost() {
     assert!(pair.cluster.sandbox().grants().iter().all(|grant| grant.ended.is_none()));
     let events = pair.cluster.first().database().await.events().await;
     assert_eq!(events.len(), USERS, "nothing but links: {events:?}");
+    let gets = count().iter().sum::<usize>();
     say(format_args!(
-        "{} gets of expired tokens; the standby served all {took:?} after it was primary",
-        served.iter().sum::<usize>()
+        "{gets} gets of expired tokens; the first was served {first:?} after the failover, and all {last:?} after it"
     ));
 }
 
@@ -236,11 +240,10 @@ impl Pair {
     }
 }
 
-/// Lets the user's token run out and asks for it again and again; how often one was served.
-async fn churn(cluster: &Cluster, pool: &PgPool, n: usize, stop: &CancellationToken) -> usize {
+/// Lets the user's token run out and asks for it again and again; counts how often one was served.
+async fn churn(cluster: &Cluster, pool: &PgPool, n: usize, served: &AtomicUsize, stop: &CancellationToken) {
     let sql = "UPDATE grants SET issued_at = issued_at - 7200000, due_at = 0, sweep_at = NULL WHERE user_id = $1";
     let user = format!("u{n}");
-    let mut served = 0;
     for replica in cluster.replicas.iter().cycle().skip(n) {
         if stop.is_cancelled() {
             break;
@@ -250,10 +253,12 @@ async fn churn(cluster: &Cluster, pool: &PgPool, n: usize, stop: &CancellationTo
         match replica.get(&user, "sandbox").await {
             Ok(got) => {
                 assert!(cluster.sandbox().accepts(&got.access_token), "{user}");
-                served += 1;
+                served.fetch_add(1, Ordering::Relaxed);
             }
-            Err(told) => assert_eq!(reason(&told), "STORE_UNAVAILABLE", "{user}: {told:?}"),
+            Err(told) => {
+                let told = reason(&told);
+                assert!(["STORE_UNAVAILABLE", "DEADLINE_EXCEEDED"].contains(&told.as_str()), "{user}: {told}");
+            }
         }
     }
-    served
 }

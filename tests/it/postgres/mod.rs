@@ -3,3 +3,4 @@
 mod failover;
 mod plans;
 mod pooler;
+mod refusals;

@@ -1,8 +1,10 @@
 //! A PostgreSQL server of a test's own, which can be crashed.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
 
 use super::postgres::SERVER;
 
@@ -12,12 +14,25 @@ pub struct Server {
     pub url: String,
     /// Whose end it lives to.
     script: Child,
+    /// Where its small disk is.
+    pub small: Option<TempDir>,
 }
 
 /// A server that follows another one, and can take its place. Dropped before that one, whose folder its own is in.
 pub struct Standby {
     pub url: String,
 }
+
+/// Mounts a disk of $2 mebibytes at $1 and runs the other arguments, as the same user, where nobody else sees it.
+const SMALL_DISK: &str = r#"
+    as_root=(--mount) as_before=(env)
+    if [ "$(id -u)" -ne 0 ]; then
+        as_root=(--user --map-root-user --mount)
+        as_before=(unshare --user --map-user="$(id -u)" --map-group="$(id -g)" --)
+    fi
+    exec unshare "${as_root[@]}" -- bash -euc 'mount -t tmpfs -o size="$2"m,mode=0777 none "$1"; exec "${@:3}"' \
+        bash "$1" "$2" "${as_before[@]}" "${@:3}"
+"#;
 
 /// As whom the server in the folder $1 runs, and where its programs are.
 const PRELUDE: &str = r#"
@@ -42,14 +57,27 @@ const STANDBY: &str = r#"
 impl Server {
     /// Starts one, with scripts/with-postgres.
     pub fn start() -> Self {
-        let mut script = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/with-postgres"));
+        Self::started_by(Command::new(with_postgres()))
+    }
+
+    /// The same, with a tablespace `small` on a disk of so many mebibytes: a file system that nobody else sees.
+    pub fn with_small_disk(mebibytes: usize) -> Self {
+        let folder = tempfile::Builder::new().prefix("small").tempdir_in("/tmp").unwrap();
+        let mut script = Command::new("bash");
+        script.args(["-euc", SMALL_DISK, "bash"]).arg(folder.path()).arg(mebibytes.to_string()).arg(with_postgres());
+        let mut server = Self::started_by(script);
+        server.small = Some(folder);
+        server
+    }
+
+    fn started_by(mut script: Command) -> Self {
         script.args(["bash", "-c", &format!("echo \"${SERVER}\"; cat")]);
         script.env_remove(SERVER).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut script = script.spawn().unwrap();
         let mut url = String::new();
         BufReader::new(script.stdout.take().unwrap()).read_line(&mut url).unwrap();
         assert!(!url.is_empty(), "no server started");
-        Self { url: url.trim_end().to_owned(), script }
+        Self { url: url.trim_end().to_owned(), script, small: None }
     }
 
     /// Ends it as a crash does: nothing is flushed, nobody is told.
@@ -79,6 +107,10 @@ impl Standby {
     pub async fn promote(&self) {
         run(PG_CTL, home(&self.url), &["promote", "-w"]).await;
     }
+}
+
+fn with_postgres() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/with-postgres")
 }
 
 /// The folder with a server's socket and data.
