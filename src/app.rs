@@ -39,9 +39,6 @@ const DRAIN: Duration = Duration::from_secs(15);
 /// How often a store that is away at start is asked again, also while a connection to it hangs.
 const ASK: Duration = Duration::from_millis(250);
 
-/// How often a turn of the jobs looks whether it is over.
-const LOOK: Duration = Duration::from_millis(1);
-
 /// Why the service does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -127,8 +124,6 @@ pub struct App {
     addresses: Addresses,
     store: Store,
     wallet: Wallet,
-    linking: Linking,
-    events: Events,
     timetable: Timetable,
     closing: CancellationToken,
     /// Work that outlives its callers.
@@ -180,18 +175,11 @@ impl App {
             wallet: wallet.clone(),
             failing_job: Arc::new(move || health.failing()),
         };
-        let rooms = api::Rooms {
-            access,
-            requests,
-            wallet: wallet.clone(),
-            linking: linking.clone(),
-            registry,
-            events: events.clone(),
-            kind: config.kind,
-        };
+        let rooms =
+            api::Rooms { access, requests, wallet: wallet.clone(), linking, registry, events, kind: config.kind };
         let addresses = listeners.serve(rooms, readiness, &servers, &closing);
         tracing::info!(grpc = %addresses.grpc, web = %addresses.web, ops = %addresses.ops, kind = config.kind.as_str(), "ready");
-        Ok(Self { addresses, store, wallet, linking, events, timetable, closing, tasks, servers })
+        Ok(Self { addresses, store, wallet, timetable, closing, tasks, servers })
     }
 
     /// Where it listens.
@@ -206,20 +194,7 @@ impl App {
     ///
     /// The first job that failed; those after it did not run.
     pub async fn turn(&self) -> Result<(), Failure> {
-        self.wallet.sweep().await?;
-        self.wallet.recover().await?;
-        self.wallet.revoke().await?;
-        self.wallet.beat().await?;
-        self.wallet.warn_of_ends().await?;
-        self.wallet.adopt().await?;
-        self.linking.resume().await?;
-        self.linking.tidy().await?;
-        while !self.tasks.is_empty() {
-            tokio::time::sleep(LOOK).await;
-        }
-        self.events.number().await?;
-        self.events.forget().await?;
-        self.wallet.census().await
+        self.timetable.turn().await
     }
 
     /// Returns when a listener has broken: the service is of no use any more and shall be shut down.
@@ -378,7 +353,7 @@ fn rooms(
         replica,
         tasks: tasks.clone(),
     });
-    let requests = Requests { store: store.clone(), vault: Arc::clone(&opened.vault), clock, tasks: tasks.clone() };
+    let requests = Requests::new(store.clone(), Arc::clone(&opened.vault), clock, tasks.clone());
     Ok(UseCases { requests, wallet, linking, registry })
 }
 

@@ -43,6 +43,11 @@ pub enum KeysError {
         /// What the configuration says.
         configured: &'static str,
     },
+    /// The store was moved, or is being moved.
+    #[error(
+        "the store was left for {0} by `token-wallet migrate-store`: use that one, or take it back with its --abandon"
+    )]
+    Left(String),
     /// The store was written by a newer version.
     #[error("the store was written by a newer version of token-wallet")]
     Newer,
@@ -94,7 +99,7 @@ pub async fn init(config: &Config, clock: &Clock) -> Result<KeyStatus, KeysError
 /// Opens a store's keyring with the configured root key and tells about it.
 pub async fn status(config: &Config) -> Result<KeyStatus, KeysError> {
     let store = store(config).await?;
-    let opened = open(&store, config).await;
+    let opened = open_left(&store, config).await;
     store.close().await;
     let Opened { instance, record, .. } = opened?;
     Ok(tell(&instance, &record))
@@ -117,6 +122,15 @@ pub(crate) struct Opened {
 
 /// Opens the store's keyring, before any migration: whatever is wrong leaves the store as it is.
 pub(crate) async fn open(store: &Store, config: &Config) -> Result<Opened, KeysError> {
+    let opened = open_left(store, config).await?;
+    match opened.instance.left_for {
+        Some(place) => Err(KeysError::Left(place)),
+        None => Ok(opened),
+    }
+}
+
+/// The same, whether or not the store was left for another.
+pub(crate) async fn open_left(store: &Store, config: &Config) -> Result<Opened, KeysError> {
     let root = root_key(config)?;
     let no_keyring = || KeysError::NoKeyring(config.store.url.sqlite_path().map(Path::to_owned));
     match store.schema().await? {
@@ -148,7 +162,8 @@ async fn init_in(store: &Store, root: &RootKey, kind: InstanceKind, clock: &Cloc
         return Err(KeysError::KeyringMissing);
     }
     let now = clock.now();
-    let instance = Instance { id: InstanceId::new(now), kind, replica: ReplicaId::new(now), created_at: now };
+    let instance =
+        Instance { id: InstanceId::new(now), kind, replica: ReplicaId::new(now), created_at: now, left_for: None };
     let (_vault, record) = Vault::create(root, instance.id, now)?;
     if !store.initialise(&instance, &record).await? {
         return Err(KeysError::AlreadyThere);

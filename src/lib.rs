@@ -17,6 +17,7 @@ pub mod access;
 pub mod cache;
 pub mod events;
 pub mod keys;
+pub mod move_store;
 pub mod providers;
 pub mod store;
 pub mod vault;

@@ -11,7 +11,9 @@ CREATE TABLE instance (
     replica_id TEXT COLLATE "C" NOT NULL,
     created_at BIGINT NOT NULL,
     -- The latest time seen: a clock that starts before it was set back.
-    high_water BIGINT NOT NULL DEFAULT 0
+    high_water BIGINT NOT NULL DEFAULT 0,
+    -- Where it was moved to, or is being moved to: nobody starts here any more.
+    left_for   TEXT COLLATE "C"
 );
 
 -- One row: proves that the root key at hand is the right one, and that the data keys are ours.
@@ -53,6 +55,8 @@ CREATE TABLE providers (
     probe_at          BIGINT,
     -- Too many grants were refused at once: until then none is ended.
     frozen_until      BIGINT,
+    -- Counts the changes of its configuration.
+    revision          BIGINT NOT NULL DEFAULT 1,
     created_at        BIGINT NOT NULL,
     deleted_at        BIGINT
 );
@@ -161,8 +165,7 @@ CREATE TABLE grants (
     -- When the sweep claims it: when due, or before the provider forgets a grant that nobody asks for.
     sweep_at           BIGINT,
     keep_alive_at      BIGINT,
-    -- When the consent runs out by itself, and when to say so ahead.
-    consent_ends_at    BIGINT,
+    -- When to say that the consent will soon run out by itself.
     warn_at            BIGINT,
     -- Since when it is ending, why, and when its revocation is next tried; null when there is nothing left to revoke.
     ending_at          BIGINT,
@@ -282,16 +285,25 @@ CREATE TABLE request_ids (
     api_client_id TEXT COLLATE "C" NOT NULL,
     method        TEXT COLLATE "C" NOT NULL,
     request_id    TEXT COLLATE "C" NOT NULL,
-    -- What was asked and, once it is known, what was answered.
-    record        BYTEA NOT NULL,
+    asked         BYTEA NOT NULL,
+    -- Null while nobody knows it, and once it is told no more.
+    answer        BYTEA,
+    told_until    BIGINT,
+    -- The flow whose URL it holds, and whose flow that is.
+    flow_id       TEXT COLLATE "C",
+    user_id       TEXT COLLATE "C",
     -- While it is being answered: until when nobody else begins it anew.
     lease_until   BIGINT,
     expires_at    BIGINT NOT NULL,
+    CHECK (answer IS NULL OR (told_until IS NOT NULL AND lease_until IS NULL)),
     PRIMARY KEY (api_client_id, method, request_id)
 );
 
--- The removal of old ones.
+-- The removal of old ones, and of answers that are told no more.
 CREATE INDEX request_ids_expired ON request_ids (expires_at);
+CREATE INDEX request_ids_told ON request_ids (told_until) WHERE answer IS NOT NULL;
+-- The deletion of a user.
+CREATE INDEX request_ids_by_user ON request_ids (user_id) WHERE user_id IS NOT NULL;
 
 -- What happened, written with the change. Rows are numbered after their commit, so that who reads on from a number
 -- misses none.

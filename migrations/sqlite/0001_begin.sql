@@ -10,7 +10,9 @@ CREATE TABLE instance (
     replica_id TEXT   NOT NULL,
     created_at INTEGER NOT NULL,
     -- The latest time seen: a clock that starts before it was set back.
-    high_water INTEGER NOT NULL DEFAULT 0
+    high_water INTEGER NOT NULL DEFAULT 0,
+    -- Where it was moved to, or is being moved to: nobody starts here any more.
+    left_for   TEXT
 ) STRICT;
 
 -- One row: proves that the root key at hand is the right one, and that the data keys are ours.
@@ -52,6 +54,8 @@ CREATE TABLE providers (
     probe_at          INTEGER,
     -- Too many grants were refused at once: until then none is ended.
     frozen_until      INTEGER,
+    -- Counts the changes of its configuration.
+    revision          INTEGER NOT NULL DEFAULT 1,
     created_at        INTEGER NOT NULL,
     deleted_at        INTEGER
 ) STRICT;
@@ -160,8 +164,7 @@ CREATE TABLE grants (
     -- When the sweep claims it: when due, or before the provider forgets a grant that nobody asks for.
     sweep_at           INTEGER,
     keep_alive_at      INTEGER,
-    -- When the consent runs out by itself, and when to say so ahead.
-    consent_ends_at    INTEGER,
+    -- When to say that the consent will soon run out by itself.
     warn_at            INTEGER,
     -- Since when it is ending, why, and when its revocation is next tried; null when there is nothing left to revoke.
     ending_at          INTEGER,
@@ -281,16 +284,25 @@ CREATE TABLE request_ids (
     api_client_id TEXT NOT NULL,
     method        TEXT NOT NULL,
     request_id    TEXT NOT NULL,
-    -- What was asked and, once it is known, what was answered.
-    record        BLOB NOT NULL,
+    asked         BLOB NOT NULL,
+    -- Null while nobody knows it, and once it is told no more.
+    answer        BLOB,
+    told_until    INTEGER,
+    -- The flow whose URL it holds, and whose flow that is.
+    flow_id       TEXT,
+    user_id       TEXT,
     -- While it is being answered: until when nobody else begins it anew.
     lease_until   INTEGER,
     expires_at    INTEGER NOT NULL,
+    CHECK (answer IS NULL OR (told_until IS NOT NULL AND lease_until IS NULL)),
     PRIMARY KEY (api_client_id, method, request_id)
 ) STRICT;
 
--- The removal of old ones.
+-- The removal of old ones, and of answers that are told no more.
 CREATE INDEX request_ids_expired ON request_ids (expires_at);
+CREATE INDEX request_ids_told ON request_ids (told_until) WHERE answer IS NOT NULL;
+-- The deletion of a user.
+CREATE INDEX request_ids_by_user ON request_ids (user_id) WHERE user_id IS NOT NULL;
 
 -- What happened, written with the change. Rows are numbered after their commit, so that who reads on from a number
 -- misses none.

@@ -7,7 +7,7 @@ use super::{Access, api_key};
 use crate::domain::error::Failure;
 use crate::domain::ids::{ApiClientId, ApiKeyId};
 use crate::domain::secret::ApiKey;
-use crate::store::{ApiClientRow, ApiKeyRow, Stale};
+use crate::store::{ApiClientRow, ApiKeyRow, Note, Stale};
 
 /// A new API client with the one showing of its first key.
 pub struct NewClient {
@@ -18,19 +18,20 @@ pub struct NewClient {
 }
 
 impl Access {
-    /// Makes an API client. `key_ttl` unset: its key does not expire.
+    /// Makes an API client. `key_ttl` unset: its key does not expire. `note` makes the note of the call.
     pub async fn create_client(
         &self,
         _permit: &Permit<ManageClients>,
         display_name: &str,
         key_ttl: Option<Duration>,
+        note: impl FnOnce(&NewClient) -> Result<Option<Note>, Failure>,
     ) -> Result<NewClient, Failure> {
-        self.make_client(display_name, key_ttl).await
+        self.make_client(display_name, key_ttl, note).await
     }
 
     /// Makes the first API client of a store that nobody can call yet; for commands that hold the store itself.
     pub async fn bootstrap_client(&self, display_name: &str) -> Result<NewClient, Failure> {
-        self.make_client(display_name, None).await
+        self.make_client(display_name, None, |_| Ok(None)).await
     }
 
     /// Lists API clients, newest first, after the one that ended the page before.
@@ -56,7 +57,12 @@ impl Access {
         Ok(())
     }
 
-    async fn make_client(&self, display_name: &str, key_ttl: Option<Duration>) -> Result<NewClient, Failure> {
+    async fn make_client(
+        &self,
+        display_name: &str,
+        key_ttl: Option<Duration>,
+        note: impl FnOnce(&NewClient) -> Result<Option<Note>, Failure>,
+    ) -> Result<NewClient, Failure> {
         let name_is_fine = (1..=100).contains(&display_name.len()) && !display_name.chars().any(char::is_control);
         if !name_is_fine {
             return Err(Failure::field("display_name", "must be 1 to 100 bytes without control characters"));
@@ -74,8 +80,10 @@ impl Access {
             created_at: now,
             keys: vec![key_row],
         };
-        self.store.create_api_client(&client, &hash).await?;
-        tracing::info!(client = %client.id, "made an API client");
-        Ok(NewClient { client, key })
+        let new = NewClient { client, key };
+        let note = note(&new)?;
+        self.store.create_api_client(&new.client, &hash, note.as_ref()).await?;
+        tracing::info!(client = %new.client.id, "made an API client");
+        Ok(new)
     }
 }

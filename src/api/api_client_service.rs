@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use super::convert::fields;
-use super::once::once;
+use super::once::{Noting, once};
 use super::page::Page;
 use super::{Rooms, door, status};
 use crate::access::Caller;
@@ -21,10 +21,7 @@ impl ApiClientService for Rooms {
         request: Request<v1::CreateApiClientRequest>,
     ) -> Result<Response<v1::CreateApiClientResponse>, Status> {
         let caller = door::caller(&request)?;
-        let made = once(self, caller, request.into_inner(), move |rooms, request| async move {
-            rooms.make_client(caller, request).await
-        });
-        made.await.map(Response::new).map_err(status::of)
+        self.make_client(caller, request.into_inner()).await.map(Response::new).map_err(status::of)
     }
 
     async fn list_api_clients(
@@ -50,14 +47,19 @@ impl Rooms {
         caller: Caller,
         request: v1::CreateApiClientRequest,
     ) -> Result<v1::CreateApiClientResponse, Failure> {
-        let key_ttl = fields::duration("key_ttl", request.key_ttl)?;
-        let permit = caller.may(ManageClients)?;
-        let NewClient { client, key } = self.access.create_client(&permit, &request.display_name, key_ttl).await?;
-        let info = client.keys.first().map(key_info);
-        Ok(v1::CreateApiClientResponse {
-            api_client: Some(api_client(client)),
-            api_key: Some(v1::ApiKey { info, secret: key.expose().to_owned() }),
-        })
+        let make = |rooms: Self, permit, request: v1::CreateApiClientRequest, noting: Noting| async move {
+            let key_ttl = fields::duration("key_ttl", request.key_ttl)?;
+            let answer = |new: &NewClient| v1::CreateApiClientResponse {
+                api_client: Some(api_client(new.client.clone())),
+                api_key: Some(v1::ApiKey {
+                    info: new.client.keys.first().map(key_info),
+                    secret: new.key.expose().to_owned(),
+                }),
+            };
+            let note = |new: &NewClient| noting.note(&answer(new));
+            Ok(answer(&rooms.access.create_client(&permit, &request.display_name, key_ttl, note).await?))
+        };
+        once(self, caller.may(ManageClients)?, request, make).await
     }
 
     async fn clients(

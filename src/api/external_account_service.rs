@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use super::convert::{account, fields};
-use super::once::once;
+use super::once::{Noting, once};
 use super::page::Page;
 use super::{Rooms, door, status};
 use crate::access::Caller;
@@ -12,7 +12,7 @@ use crate::access::permit::{
 };
 use crate::domain::error::Failure;
 use crate::domain::secret::Ticket;
-use crate::linking::{LinkRequest, Proof};
+use crate::linking::{LinkRequest, Proof, StartedLink};
 use crate::proto::v1;
 use crate::proto::v1::complete_link_request::Proof as WireProof;
 use crate::proto::v1::external_account_service_server::ExternalAccountService;
@@ -25,10 +25,7 @@ impl ExternalAccountService for Rooms {
         request: Request<v1::StartLinkRequest>,
     ) -> Result<Response<v1::StartLinkResponse>, Status> {
         let caller = door::caller(&request)?;
-        let made = once(self, caller, request.into_inner(), move |rooms, request| async move {
-            rooms.start(caller, request).await
-        });
-        made.await.map(Response::new).map_err(status::of)
+        self.start(caller, request.into_inner()).await.map(Response::new).map_err(status::of)
     }
 
     async fn start_reauthorization(
@@ -36,10 +33,7 @@ impl ExternalAccountService for Rooms {
         request: Request<v1::StartReauthorizationRequest>,
     ) -> Result<Response<v1::StartReauthorizationResponse>, Status> {
         let caller = door::caller(&request)?;
-        let made = once(self, caller, request.into_inner(), move |rooms, request| async move {
-            rooms.reauthorize(caller, request).await
-        });
-        made.await.map(Response::new).map_err(status::of)
+        self.reauthorize(caller, request.into_inner()).await.map(Response::new).map_err(status::of)
     }
 
     async fn complete_link(
@@ -93,20 +87,24 @@ impl ExternalAccountService for Rooms {
 
 impl Rooms {
     async fn start(&self, caller: Caller, request: v1::StartLinkRequest) -> Result<v1::StartLinkResponse, Failure> {
-        let action = StartLink { user: fields::user(request.user_id)?, provider: fields::provider(request.provider)? };
-        let permit = caller.may(action)?;
-        let link = LinkRequest {
-            redirect_url: fields::optional(request.redirect_url),
-            additional_scopes: fields::scopes("additional_scopes", request.additional_scopes)?,
-            login_hint: fields::optional(request.login_hint),
-            params: request.provider_params.into_iter().collect(),
+        let (user, provider) = (request.user_id.clone(), request.provider.clone());
+        let action = StartLink { user: fields::user(user)?, provider: fields::provider(provider)? };
+        let start = |rooms: Self, permit, request: v1::StartLinkRequest, noting: Noting| async move {
+            let link = LinkRequest {
+                redirect_url: fields::optional(request.redirect_url),
+                additional_scopes: fields::scopes("additional_scopes", request.additional_scopes)?,
+                login_hint: fields::optional(request.login_hint),
+                params: request.provider_params.into_iter().collect(),
+            };
+            let answer = |started: &StartedLink| v1::StartLinkResponse {
+                flow_id: started.flow.to_string(),
+                authorization_url: started.authorization_url.clone(),
+                expire_time: Some(fields::moment(started.expires_at)),
+            };
+            let note = |started: &StartedLink| noting.note(&answer(started));
+            Ok(answer(&rooms.linking.start(&permit, &link, note).await?))
         };
-        let started = self.linking.start(&permit, &link).await?;
-        Ok(v1::StartLinkResponse {
-            flow_id: started.flow.to_string(),
-            authorization_url: started.authorization_url,
-            expire_time: Some(fields::moment(started.expires_at)),
-        })
+        once(self, caller.may(action)?, request, start).await
     }
 
     async fn reauthorize(
@@ -115,19 +113,22 @@ impl Rooms {
         request: v1::StartReauthorizationRequest,
     ) -> Result<v1::StartReauthorizationResponse, Failure> {
         let id = fields::id("external_account_id", &request.external_account_id)?;
-        let permit = caller.may(Reauthorize)?;
-        let link = LinkRequest {
-            redirect_url: fields::optional(request.redirect_url),
-            additional_scopes: fields::scopes("additional_scopes", request.additional_scopes)?,
-            login_hint: fields::optional(request.login_hint),
-            params: request.provider_params.into_iter().collect(),
+        let start = move |rooms: Self, permit, request: v1::StartReauthorizationRequest, noting: Noting| async move {
+            let link = LinkRequest {
+                redirect_url: fields::optional(request.redirect_url),
+                additional_scopes: fields::scopes("additional_scopes", request.additional_scopes)?,
+                login_hint: fields::optional(request.login_hint),
+                params: request.provider_params.into_iter().collect(),
+            };
+            let answer = |started: &StartedLink| v1::StartReauthorizationResponse {
+                flow_id: started.flow.to_string(),
+                authorization_url: started.authorization_url.clone(),
+                expire_time: Some(fields::moment(started.expires_at)),
+            };
+            let note = |started: &StartedLink| noting.note(&answer(started));
+            Ok(answer(&rooms.linking.reauthorize(&permit, id, &link, note).await?))
         };
-        let started = self.linking.reauthorize(&permit, id, &link).await?;
-        Ok(v1::StartReauthorizationResponse {
-            flow_id: started.flow.to_string(),
-            authorization_url: started.authorization_url,
-            expire_time: Some(fields::moment(started.expires_at)),
-        })
+        once(self, caller.may(Reauthorize)?, request, start).await
     }
 
     async fn complete(

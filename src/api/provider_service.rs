@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use super::convert::{fields, provider};
-use super::once::once;
+use super::once::{Noting, once};
 use super::page::Page;
 use super::{Rooms, door, status};
 use crate::access::Caller;
@@ -13,6 +13,8 @@ use crate::domain::provider::Slug;
 use crate::domain::secret::ClientSecret;
 use crate::proto::v1;
 use crate::proto::v1::provider_service_server::ProviderService;
+use crate::providers::Provider;
+use crate::store::ProviderSecretRow;
 
 #[tonic::async_trait]
 impl ProviderService for Rooms {
@@ -21,10 +23,7 @@ impl ProviderService for Rooms {
         request: Request<v1::CreateProviderRequest>,
     ) -> Result<Response<v1::CreateProviderResponse>, Status> {
         let caller = door::caller(&request)?;
-        let made = once(self, caller, request.into_inner(), move |rooms, request| async move {
-            rooms.make_provider(caller, request).await
-        });
-        Box::pin(made).await.map(Response::new).map_err(status::of)
+        Box::pin(self.make_provider(caller, request.into_inner())).await.map(Response::new).map_err(status::of)
     }
 
     async fn get_provider(
@@ -56,10 +55,7 @@ impl ProviderService for Rooms {
         request: Request<v1::CreateProviderSecretRequest>,
     ) -> Result<Response<v1::CreateProviderSecretResponse>, Status> {
         let caller = door::caller(&request)?;
-        let made = once(self, caller, request.into_inner(), move |rooms, request| async move {
-            rooms.add_provider_secret(caller, request).await
-        });
-        Box::pin(made).await.map(Response::new).map_err(status::of)
+        Box::pin(self.add_provider_secret(caller, request.into_inner())).await.map(Response::new).map_err(status::of)
     }
 
     async fn delete_provider_secret(
@@ -85,9 +81,12 @@ impl Rooms {
         caller: Caller,
         request: v1::CreateProviderRequest,
     ) -> Result<v1::CreateProviderResponse, Failure> {
-        let new = provider::new(request)?;
-        let made = self.registry.create(&caller.may(ManageProviders)?, new).await?;
-        Ok(v1::CreateProviderResponse { provider: Some(provider::provider(made)) })
+        let make = |rooms: Self, permit, request, noting: Noting| async move {
+            let answer = |made| v1::CreateProviderResponse { provider: Some(provider::provider(made)) };
+            let note = |made: &Provider| noting.note(&answer(made.clone()));
+            Ok(answer(rooms.registry.create(&permit, provider::new(request)?, note).await?))
+        };
+        once(self, caller.may(ManageProviders)?, request, make).await
     }
 
     async fn provider(
@@ -130,11 +129,16 @@ impl Rooms {
         caller: Caller,
         request: v1::CreateProviderSecretRequest,
     ) -> Result<v1::CreateProviderSecretResponse, Failure> {
-        let permit = caller.may(ManageProviders)?;
-        let slug = fields::provider(request.provider)?;
-        let secret = ClientSecret::new(request.client_secret);
-        let added = self.registry.add_secret(&permit, &slug, &secret).await?;
-        Ok(v1::CreateProviderSecretResponse { provider_secret: Some(provider::secret(&added)) })
+        let add = |rooms: Self, permit, request: v1::CreateProviderSecretRequest, noting: Noting| async move {
+            let slug = fields::provider(request.provider)?;
+            let secret = ClientSecret::new(request.client_secret);
+            let answer = |added: &ProviderSecretRow| v1::CreateProviderSecretResponse {
+                provider_secret: Some(provider::secret(added)),
+            };
+            let note = |added: &ProviderSecretRow| noting.note(&answer(added));
+            Ok(answer(&rooms.registry.add_secret(&permit, &slug, &secret, note).await?))
+        };
+        once(self, caller.may(ManageProviders)?, request, add).await
     }
 
     async fn remove_provider_secret(

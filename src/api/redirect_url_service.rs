@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use super::convert::fields;
-use super::once::once;
+use super::once::{Noting, once};
 use super::page::Page;
 use super::{Rooms, door, status};
 use crate::access::Caller;
@@ -20,10 +20,7 @@ impl RedirectUrlService for Rooms {
         request: Request<v1::CreateRedirectUrlRequest>,
     ) -> Result<Response<v1::CreateRedirectUrlResponse>, Status> {
         let caller = door::caller(&request)?;
-        let made = once(self, caller, request.into_inner(), move |rooms, request| async move {
-            rooms.allow(caller, &request).await
-        });
-        made.await.map(Response::new).map_err(status::of)
+        self.allow(caller, request.into_inner()).await.map(Response::new).map_err(status::of)
     }
 
     async fn list_redirect_urls(
@@ -47,11 +44,15 @@ impl Rooms {
     async fn allow(
         &self,
         caller: Caller,
-        request: &v1::CreateRedirectUrlRequest,
+        request: v1::CreateRedirectUrlRequest,
     ) -> Result<v1::CreateRedirectUrlResponse, Failure> {
-        let client = fields::optional_id("api_client_id", &request.api_client_id)?;
-        let row = self.linking.allow_redirect_url(&caller.may(ManageRedirectUrls)?, &request.url, client).await?;
-        Ok(v1::CreateRedirectUrlResponse { redirect_url: Some(entry(row)) })
+        let allow = |rooms: Self, permit, request: v1::CreateRedirectUrlRequest, noting: Noting| async move {
+            let client = fields::optional_id("api_client_id", &request.api_client_id)?;
+            let answer = |row| v1::CreateRedirectUrlResponse { redirect_url: Some(entry(row)) };
+            let note = |row: &RedirectUrlRow| noting.note(&answer(row.clone()));
+            Ok(answer(rooms.linking.allow_redirect_url(&permit, &request.url, client, note).await?))
+        };
+        once(self, caller.may(ManageRedirectUrls)?, request, allow).await
     }
 
     async fn allowed(

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{ConfigArgs, output};
 use crate::clock::Clock;
-use crate::keys::{self, DataKeyStatus, KeyStatus};
+use crate::keys::{self, DataKeyStatus, KeyStatus, KeysError};
 use crate::vault::KeyState;
 
 /// Make the keyring of a new store, or look at it.
@@ -25,6 +25,10 @@ Example, with a root key in the environment (keep it: nothing opens without it):
 pub(super) struct Init {
     #[command(flatten)]
     shared: Shared,
+
+    /// Succeed where the store has a keyring already that the root key opens
+    #[arg(long)]
+    if_missing: bool,
 }
 
 /// Open the keyring with the configured root key, and show its keys.
@@ -48,7 +52,14 @@ struct Shared {
 impl Command {
     pub(super) async fn run(&self) -> anyhow::Result<()> {
         match self {
-            Self::Init(Init { shared }) => shared.show(&keys::init(&shared.config.load()?, &Clock::system()).await?),
+            Self::Init(Init { shared, if_missing }) => {
+                let config = shared.config.load()?;
+                let made = match keys::init(&config, &Clock::system()).await {
+                    Err(KeysError::AlreadyThere) if *if_missing => keys::status(&config).await,
+                    made => made,
+                };
+                shared.show(&made?)
+            }
             Self::Status(Status { shared }) => shared.show(&keys::status(&shared.config.load()?).await?),
         }
     }

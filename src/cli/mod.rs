@@ -6,10 +6,12 @@ mod clients;
 mod dev;
 mod dev_file;
 mod events;
+mod health;
 mod keys;
 mod link;
 mod loopback;
 mod migrate;
+mod migrate_store;
 mod output;
 mod providers;
 mod redirect_urls;
@@ -30,6 +32,7 @@ use clap::{Parser, Subcommand};
 use crate::app::StartError;
 use crate::config::{self, Config, ConfigError, LogConfig, LogFormat};
 use crate::keys::KeysError;
+use crate::move_store::MoveError;
 use crate::store::StoreError;
 use crate::telemetry::{self, TelemetryError};
 use crate::vault::RootKeyError;
@@ -57,7 +60,9 @@ enum Command {
     Serve(serve::Args),
     Sandbox(sandbox::Args),
     Migrate(migrate::Args),
+    MigrateStore(migrate_store::Args),
     CheckConfig(check_config::Args),
+    Health(health::Args),
     #[command(subcommand)]
     Keys(keys::Command),
     #[command(subcommand)]
@@ -107,7 +112,9 @@ impl Command {
             Self::Serve(args) => args.run().await,
             Self::Sandbox(args) => args.run().await,
             Self::Migrate(args) => args.run().await,
+            Self::MigrateStore(args) => args.run().await,
             Self::CheckConfig(args) => args.run(),
+            Self::Health(args) => args.run().await,
             Self::Keys(command) => command.run().await,
             Self::Clients(command) => command.run().await,
             Self::Providers(command) => command.run().await,
@@ -143,6 +150,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         || error.is::<RootKeyError>()
         || matches!(error.downcast_ref(), Some(TelemetryError::Filter(_)))
         || error.downcast_ref::<KeysError>().is_some_and(KeysError::is_configuration)
+        || error.downcast_ref::<MoveError>().is_some_and(MoveError::is_configuration)
         || error.downcast_ref::<StoreError>().is_some_and(StoreError::is_configuration);
     if configuration { config::EXIT_CODE } else { 1 }
 }

@@ -246,6 +246,7 @@ fn show(provider: Provider, json: bool) -> anyhow::Result<()> {
         ("requests a second", provider.requests_per_second.to_string()),
         ("requests at once", provider.max_in_flight.to_string()),
         ("made", output::time(provider.create_time)),
+        ("etag", provider.etag),
     ] {
         output::line(format_args!("{name:<20} {}", output::plain(&value)))?;
     }
@@ -316,6 +317,7 @@ fn to_json(provider: &Provider) -> Value {
         },
         "secrets": secrets.collect::<Value>(),
         "create_time": output::json_time(provider.create_time),
+        "etag": provider.etag,
         "health": {
             "state": state(provider),
             "pause_end_time": output::json_time(health.pause_end_time),

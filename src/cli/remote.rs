@@ -10,6 +10,9 @@ use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt as _;
 use zeroize::Zeroizing;
 
@@ -27,7 +30,7 @@ use crate::proto::v1::user_service_client::UserServiceClient;
 use crate::proto::v1::wallet_service_client::WalletServiceClient;
 
 /// Where the wallet is if nobody says otherwise.
-const DEFAULT_ADDR: &str = "127.0.0.1:50051";
+pub(super) const DEFAULT_ADDR: &str = "127.0.0.1:50051";
 
 /// The variable that may hold the API key.
 const KEY_VARIABLE: &str = "TOKEN_WALLET_API_KEY";
@@ -108,14 +111,7 @@ impl Target {
 impl Remote {
     /// A wallet at `HOST:PORT`. It is connected to with the first call.
     pub(super) fn new(addr: &str, key: &ApiKey) -> anyhow::Result<Self> {
-        let endpoint = match addr.split_once("://") {
-            None => Endpoint::from_shared(format!("http://{addr}")),
-            Some(("http", _)) => Endpoint::from_shared(addr.to_owned()),
-            Some(_) => bail!("the address must be HOST:PORT"),
-        };
-        let endpoint = endpoint.context("the address must be HOST:PORT")?;
-        let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(CALL_TIMEOUT).connect_lazy();
-        Ok(Self { channel, bearer: Bearer::new(key)? })
+        Ok(Self { channel: channel(addr)?, bearer: Bearer::new(key)? })
     }
 
     pub(super) fn wallet(&self) -> WalletServiceClient<Authorized> {
@@ -172,6 +168,23 @@ impl fmt::Display for Explanation {
             None => f.write_str(&self.text),
         }
     }
+}
+
+/// A connection to `HOST:PORT`, which comes about with its first call.
+fn channel(addr: &str) -> anyhow::Result<Channel> {
+    let endpoint = match addr.split_once("://") {
+        None => Endpoint::from_shared(format!("http://{addr}")),
+        Some(("http", _)) => Endpoint::from_shared(addr.to_owned()),
+        Some(_) => bail!("the address must be HOST:PORT"),
+    };
+    let endpoint = endpoint.context("the address must be HOST:PORT")?;
+    Ok(endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(CALL_TIMEOUT).connect_lazy())
+}
+
+/// Whether the wallet at `HOST:PORT` says that it serves.
+pub(super) async fn serves(addr: &str) -> anyhow::Result<bool> {
+    let answer = HealthClient::new(channel(addr)?).check(HealthCheckRequest::default()).await?;
+    Ok(answer.into_inner().status() == ServingStatus::Serving)
 }
 
 /// A whole list: `page` fetches what a page token stands for, with the token of the page after it.

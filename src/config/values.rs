@@ -87,6 +87,17 @@ impl StoreUrl {
         Self(format!("sqlite:{}", path.display()).into())
     }
 
+    /// Which database it is, without the user and the password: text to show and to compare.
+    pub fn place(&self) -> String {
+        let Ok(url) = Url::parse(&self.0) else { return (*self.0).clone() };
+        let parameter = |name| url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned());
+        let host = parameter("host").or_else(|| url.host_str().map(str::to_owned)).unwrap_or_default();
+        let port = parameter("port").or_else(|| url.port().map(|port| port.to_string())).unwrap_or_default();
+        let database = parameter("dbname").unwrap_or_else(|| url.path().trim_start_matches('/').to_owned());
+        let colon = if port.is_empty() { "" } else { ":" };
+        format!("{host}{colon}{port}/{database}")
+    }
+
     /// Reads `sqlite:PATH` or `postgres://…`.
     pub fn parse(text: impl Into<Zeroizing<String>>) -> Result<Self, StoreUrlError> {
         let text = text.into();

@@ -278,6 +278,12 @@ failures! {
         sentence: "the request_id was used with another request",
         cure: "make a new request_id for each new request, and repeat one only with the very same request",
     }
+    /// The `request_id` was answered, and the answer is told no more.
+    RequestAnswerGone = "REQUEST_ANSWER_GONE" FailedPrecondition {
+        sentence: "the call with this request_id was answered, and its answer is told no more",
+        cure: "nothing was made twice; make a new request_id to begin anew. A flow's URL is told again until its browser \
+               is back, its 10 minutes are over or its user is deleted, an API key for 15 minutes",
+    }
     /// The account belongs to another user.
     AccountLinkedToAnotherUser = "ACCOUNT_LINKED_TO_ANOTHER_USER" AlreadyExists {
         sentence: "the account is linked to another user",

@@ -82,12 +82,12 @@ kinds! {
     AccountNotRefreshable = "account.not_refreshable", Ordinary, "user, account, flow",
         "The account ends with its access token: look at the provider's scopes and at its application's settings.";
     /// The tokens of a grant that ended were taken back at the provider. The reason `in_doubt`: those that are known.
-    GrantRevoked = "grant.revoked", Ordinary, "user, account, grant, reason", "Nothing.";
+    GrantRevoked = "grant.revoked", Ordinary, "user, account, reason", "Nothing.";
     /// They could not be, for a day or for good; the reason is the last word of it.
-    GrantRevocationFailed = "grant.revocation_failed", Ordinary, "user, account, grant, reason",
+    GrantRevocationFailed = "grant.revocation_failed", Ordinary, "user, account, reason",
         "Tell the user to end the application's access in their settings at the provider.";
     /// They were not tried: the provider takes nothing back, or would take back a newer consent with them.
-    GrantNotRevoked = "grant.not_revoked", Ordinary, "user, account, grant, reason",
+    GrantNotRevoked = "grant.not_revoked", Ordinary, "user, account, reason",
         "If the account is unlinked: as for `grant.revocation_failed`.";
     /// A provider refuses our credentials, certainly; its grants wait.
     ProviderMisconfigured = "provider.misconfigured", Ordinary, "none",

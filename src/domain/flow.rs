@@ -77,10 +77,12 @@ pub enum FlowFailure {
     AccountUnlinked,
     /// Its redirect URL was taken off the allow-list.
     RedirectUrlNotAllowed,
+    /// Its user was deleted meanwhile.
+    UserDeleted,
 }
 
 impl FlowFailure {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Cancelled,
         Self::ProviderError,
         Self::ProviderMismatch,
@@ -93,6 +95,7 @@ impl FlowFailure {
         Self::AccountMismatch,
         Self::AccountUnlinked,
         Self::RedirectUrlNotAllowed,
+        Self::UserDeleted,
     ];
 
     /// Its name in the store, in events, and in the `error` parameter that the app gets.
@@ -110,6 +113,7 @@ impl FlowFailure {
             Self::AccountMismatch => "account_mismatch",
             Self::AccountUnlinked => "account_unlinked",
             Self::RedirectUrlNotAllowed => "redirect_url_not_allowed",
+            Self::UserDeleted => "user_deleted",
         }
     }
 
@@ -132,6 +136,7 @@ impl From<FlowFailure> for Failure {
             FlowFailure::AccountMismatch => Self::AccountMismatch,
             FlowFailure::AccountUnlinked => Self::AccountNotFound,
             FlowFailure::RedirectUrlNotAllowed => Self::RedirectUrlNotAllowed,
+            FlowFailure::UserDeleted => Self::UserNotFound,
         }
     }
 }

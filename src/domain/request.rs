@@ -2,13 +2,12 @@
 
 use zeroize::Zeroizing;
 
-/// What a creating call asked and what it was answered. It may hold an API key or a flow's `state`.
-pub struct Request {
-    /// SHA-256 of the request without its id.
-    pub asked: [u8; 32],
-    /// The answer as it was sent; `None` while nobody knows one.
-    pub answer: Option<Zeroizing<Vec<u8>>>,
-}
+/// SHA-256 of what a creating call asked, without its id.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Asked(pub [u8; 32]);
+
+/// What it was answered, as it was sent. It may hold an API key or a flow's `state`.
+pub struct Answer(pub Zeroizing<Vec<u8>>);
 
 /// Which call it is.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -174,3 +174,32 @@ impl Events {
 fn foreign() -> Failure {
     Failure::field("cursor", "must be a cursor of this wallet's events")
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::cache::Cache;
+    use crate::clock::Timestamp;
+
+    #[tokio::test]
+    async fn what_is_known_of_the_log_follows_it_downwards_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&format!("sqlite:{}", folder.path().join("wallet.db").display()), 1).await.unwrap();
+        let begin = Timestamp::from_millis(1_800_000_000_000);
+        let (clock, instance) = (Clock::moved(begin).0, InstanceId::new(begin));
+        let cache = Cache::new(store.clone(), clock.clone(), 0, TaskTracker::new());
+        let access = Access::new(store.clone(), cache, clock.clone(), instance);
+        let (retention, closing) = (Duration::from_hours(1), CancellationToken::new());
+        let events = Events::new(Parts { store, access, clock, instance, retention, closing });
+        let mut known = events.0.newest.subscribe();
+        let mut learn = |newest| {
+            events.learn(newest);
+            (known.has_changed().unwrap(), *known.borrow_and_update())
+        };
+        assert_eq!(learn(7), (true, 7));
+        assert_eq!(learn(7), (false, 7), "nobody is woken for what they know");
+        assert_eq!(learn(3), (true, 3));
+    }
+}

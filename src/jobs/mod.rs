@@ -4,10 +4,12 @@
 
 mod guard;
 
-use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio_cron_scheduler::{Job as Scheduled, JobScheduler, JobSchedulerError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,15 +27,36 @@ const EVERY_FIVE_SECONDS: &str = "*/5 * * * * *";
 const EVERY_TEN_SECONDS: &str = "*/10 * * * * *";
 const EVERY_MINUTE: &str = "30 * * * * *";
 
+/// It runs once at the start, too.
+const CENSUS: &str = "census";
+
 /// The timetable does not start.
 #[derive(Debug, thiserror::Error)]
 #[error("the timetable does not start: {0}")]
 pub struct JobsError(#[from] JobSchedulerError);
 
+/// How often a turn looks whether what its jobs began is over.
+const LOOK: Duration = Duration::from_millis(1);
+
 /// The running timetable.
 pub struct Timetable {
     scheduler: JobScheduler,
+    jobs: Jobs,
+    tasks: TaskTracker,
     health: Health,
+}
+
+/// What runs by the clock.
+struct Job {
+    name: &'static str,
+    when: &'static str,
+    work: Arc<dyn Fn() -> BoxFuture<'static, Result<(), Failure>> + Send + Sync>,
+}
+
+/// All jobs. What keeps the log and counts comes after the rest in a turn, and after all that the rest has begun.
+struct Jobs {
+    first: Vec<Job>,
+    last: Vec<Job>,
 }
 
 impl Timetable {
@@ -45,69 +68,36 @@ impl Timetable {
         tasks: &TaskTracker,
         closing: &CancellationToken,
     ) -> Result<Self, JobsError> {
-        let plan = Plan { scheduler: JobScheduler::new().await?, tasks, closing, health: Health::default() };
-        let (sweeping, beating) = (wallet.clone(), wallet.clone());
-        let (warning, counting, adopting) = (wallet.clone(), wallet.clone(), wallet.clone());
-        let (tidying, resuming, revoking) = (linking.clone(), linking.clone(), wallet.clone());
-        let (numbering, forgetting) = (events.clone(), events.clone());
-        plan.add("sweep", EVERY_SECOND, move || {
-            let wallet = sweeping.clone();
-            // The sweeps themselves go on in tasks of their own, one a provider.
-            async move {
-                wallet.sweep().await?;
-                Ok(wallet.recover().await?)
+        let (scheduler, health) = (JobScheduler::new().await?, Health::default());
+        let jobs = Jobs::of(wallet, linking, events);
+        for job in jobs.first.iter().chain(&jobs.last) {
+            let run = job.runner(&health, tasks, closing);
+            if job.name == CENSUS {
+                // Alerts look at what it counts.
+                run();
             }
-        })
-        .await?;
-        plan.add("revoke", EVERY_SECOND, move || {
-            let wallet = revoking.clone();
-            async move { wallet.revoke().await }
-        })
-        .await?;
-        plan.add("heartbeat", EVERY_FIVE_SECONDS, move || {
-            let wallet = beating.clone();
-            async move { Ok(wallet.beat().await?) }
-        })
-        .await?;
-        plan.add("warnings", EVERY_TEN_SECONDS, move || {
-            let wallet = warning.clone();
-            async move { Ok(wallet.warn_of_ends().await?) }
-        })
-        .await?;
-        let census = plan.runner("census", move || {
-            let wallet = counting.clone();
-            async move { wallet.census().await }
-        });
-        // Alerts look at what it counts.
-        census();
-        plan.schedule(EVERY_MINUTE, census).await?;
-        plan.add("adopt", EVERY_MINUTE, move || {
-            let wallet = adopting.clone();
-            async move { wallet.adopt().await }
-        })
-        .await?;
-        plan.add("resume", EVERY_FIVE_SECONDS, move || {
-            let linking = resuming.clone();
-            async move { linking.resume().await }
-        })
-        .await?;
-        plan.add("tidy", EVERY_TEN_SECONDS, move || {
-            let linking = tidying.clone();
-            async move { linking.tidy().await }
-        })
-        .await?;
-        plan.add("number", EVERY_SECOND, move || {
-            let events = numbering.clone();
-            async move { events.number().await }
-        })
-        .await?;
-        plan.add("forget", EVERY_MINUTE, move || {
-            let events = forgetting.clone();
-            async move { events.forget().await }
-        })
-        .await?;
-        plan.scheduler.start().await?;
-        Ok(Self { scheduler: plan.scheduler, health: plan.health })
+            scheduler.add(Scheduled::new(job.when, move |_, _| run())?).await?;
+        }
+        scheduler.start().await?;
+        Ok(Self { scheduler, jobs, tasks: tasks.clone(), health })
+    }
+
+    /// Runs each job once, beside the clock, and waits until nothing is under way.
+    ///
+    /// # Errors
+    ///
+    /// The first job that failed; those after it did not run.
+    pub async fn turn(&self) -> Result<(), Failure> {
+        for job in &self.jobs.first {
+            (job.work)().await?;
+        }
+        while !self.tasks.is_empty() {
+            tokio::time::sleep(LOOK).await;
+        }
+        for job in &self.jobs.last {
+            (job.work)().await?;
+        }
+        Ok(())
     }
 
     /// How the jobs fare.
@@ -123,42 +113,57 @@ impl Timetable {
     }
 }
 
-struct Plan<'a> {
-    scheduler: JobScheduler,
-    tasks: &'a TaskTracker,
-    closing: &'a CancellationToken,
-    health: Health,
+impl Jobs {
+    fn of(wallet: &Wallet, linking: &Linking, events: &Events) -> Self {
+        let first = vec![
+            // The sweeps themselves go on in tasks of their own, one a provider.
+            Job::new("sweep", EVERY_SECOND, wallet, |wallet| async move {
+                wallet.sweep().await?;
+                Ok(wallet.recover().await?)
+            }),
+            Job::new("revoke", EVERY_SECOND, wallet, |wallet| async move { wallet.revoke().await }),
+            Job::new("heartbeat", EVERY_FIVE_SECONDS, wallet, |wallet| async move { Ok(wallet.beat().await?) }),
+            Job::new("warnings", EVERY_TEN_SECONDS, wallet, |wallet| async move { Ok(wallet.warn_of_ends().await?) }),
+            Job::new("adopt", EVERY_MINUTE, wallet, |wallet| async move { wallet.adopt().await }),
+            Job::new("resume", EVERY_FIVE_SECONDS, linking, |linking| async move { linking.resume().await }),
+            Job::new("tidy", EVERY_TEN_SECONDS, linking, |linking| async move { linking.tidy().await }),
+        ];
+        let last = vec![
+            Job::new("number", EVERY_SECOND, events, |events| async move { events.number().await }),
+            Job::new("forget", EVERY_MINUTE, events, |events| async move { events.forget().await }),
+            Job::new(CENSUS, EVERY_MINUTE, wallet, |wallet| async move { wallet.census().await }),
+        ];
+        Self { first, last }
+    }
 }
 
-impl Plan<'_> {
-    async fn add<F, R>(&self, name: &'static str, when: &str, job: F) -> Result<(), JobsError>
+impl Job {
+    fn new<T, F, R>(name: &'static str, when: &'static str, room: &T, work: F) -> Self
     where
-        F: Fn() -> R + Send + Sync + 'static,
+        T: Clone + Send + Sync + 'static,
+        F: Fn(T) -> R + Send + Sync + 'static,
         R: Future<Output = Result<(), Failure>> + Send + 'static,
     {
-        self.schedule(when, self.runner(name, job)).await
+        let room = room.clone();
+        Self { name, when, work: Arc::new(move || work(room.clone()).boxed()) }
     }
 
-    async fn schedule(&self, when: &str, run: impl Fn() + Send + Sync + 'static) -> Result<(), JobsError> {
-        self.scheduler.add(Job::new(when, move |_, _| run())?).await?;
-        Ok(())
-    }
-
-    /// What runs a job, unless it runs.
-    fn runner<F, R>(&self, name: &'static str, job: F) -> impl Fn() + Send + Sync + use<F, R>
-    where
-        F: Fn() -> R + Send + Sync + 'static,
-        R: Future<Output = Result<(), Failure>> + Send + 'static,
-    {
-        let (tasks, closing) = (self.tasks.clone(), self.closing.clone());
-        let guard = Arc::new(Guard::new(name, self.health.clone()));
+    /// What runs it, unless it runs.
+    fn runner(
+        &self,
+        health: &Health,
+        tasks: &TaskTracker,
+        closing: &CancellationToken,
+    ) -> impl Fn() + Send + Sync + use<> {
+        let (tasks, closing, work) = (tasks.clone(), closing.clone(), Arc::clone(&self.work));
+        let guard = Arc::new(Guard::new(self.name, health.clone()));
         move || {
             // The scheduler may fire once more after its shutdown has returned.
             if closing.is_cancelled() {
                 return;
             }
             if let Some(run) = guard.begin() {
-                let work = job();
+                let work = work();
                 tasks.spawn(async move { run.end(&work.await) });
             }
         }

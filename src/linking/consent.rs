@@ -41,7 +41,7 @@ impl Linking {
             ..LinkRequest::default()
         };
         let begun = match failure {
-            Failure::AccountNotLinked => self.start(may_link, &link).await,
+            Failure::AccountNotLinked => self.start(may_link, &link, |_| Ok(None)).await,
             Failure::ReauthorizationRequired | Failure::MissingScopes { .. } | Failure::NoRefreshToken => {
                 self.reauthorize_wanted(permit, request, &link).await
             }
@@ -64,6 +64,6 @@ impl Linking {
         link: &LinkRequest,
     ) -> Result<StartedLink, Failure> {
         let account = self.0.wallet.account_of(permit, request).await?;
-        self.reauthorize_for(permit.client(), account, link).await
+        self.reauthorize_for(permit.client(), account, link, |_| Ok(None)).await
     }
 }

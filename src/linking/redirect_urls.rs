@@ -6,15 +6,17 @@ use crate::domain::error::Failure;
 use crate::domain::ids::{ApiClientId, RedirectUrlId};
 use crate::domain::instance::InstanceKind;
 use crate::domain::redirect::RedirectUrl;
-use crate::store::RedirectUrlRow;
+use crate::store::{Note, RedirectUrlRow};
 
 impl Linking {
-    /// Allows a URL, for one API client or for all. Allowing it again answers the entry that stands.
+    /// Allows a URL, for one API client or for all. Allowing it again answers the entry that stands. `note` makes the
+    /// note of the call.
     pub async fn allow_redirect_url(
         &self,
         _permit: &Permit<ManageRedirectUrls>,
         url: &str,
         client: Option<ApiClientId>,
+        note: impl FnOnce(&RedirectUrlRow) -> Result<Option<Note>, Failure>,
     ) -> Result<RedirectUrlRow, Failure> {
         let url = RedirectUrl::parse(url, self.0.kind).map_err(|why| Failure::field("url", why))?;
         if let Some(client) = client
@@ -24,7 +26,7 @@ impl Linking {
         }
         let now = self.0.clock.now();
         let row = RedirectUrlRow { id: RedirectUrlId::new(now), url: url.as_str().to_owned(), client, created_at: now };
-        Ok(self.0.store.create_redirect_url(&row).await?)
+        self.0.store.create_redirect_url(&row, note).await
     }
 
     /// Lists the allowed URLs, newest first, after the one that ended the page before.

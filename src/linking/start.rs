@@ -16,7 +16,7 @@ use crate::domain::scopes::Scopes;
 use crate::domain::user::UserId;
 use crate::failpoint::failpoint;
 use crate::providers::{Authorization, Provider};
-use crate::store::StartFlow;
+use crate::store::{Note, StartFlow};
 use crate::vault::random;
 
 /// Which link to begin, besides whose and where.
@@ -57,8 +57,13 @@ struct Purpose {
 }
 
 impl Linking {
-    /// Begins a link.
-    pub async fn start(&self, permit: &Permit<StartLink>, request: &LinkRequest) -> Result<StartedLink, Failure> {
+    /// Begins a link. `note` makes the note of the call.
+    pub async fn start(
+        &self,
+        permit: &Permit<StartLink>,
+        request: &LinkRequest,
+        note: impl FnOnce(&StartedLink) -> Result<Option<Note>, Failure>,
+    ) -> Result<StartedLink, Failure> {
         let StartLink { user, provider } = permit.action();
         let purpose = Purpose {
             client: permit.client(),
@@ -69,18 +74,19 @@ impl Linking {
             login_hint: request.login_hint.clone(),
             params: request.params.clone(),
         };
-        self.begin(purpose, request).await
+        self.begin(purpose, request, note).await
     }
 
     /// Begins a reauthorization: a link that only the account with this id may come back from, and that asks for all
-    /// that it was ever granted.
+    /// that it was ever granted. `note` makes the note of the call.
     pub async fn reauthorize(
         &self,
         permit: &Permit<Reauthorize>,
         id: AccountId,
         request: &LinkRequest,
+        note: impl FnOnce(&StartedLink) -> Result<Option<Note>, Failure>,
     ) -> Result<StartedLink, Failure> {
-        self.reauthorize_for(permit.client(), id, request).await
+        self.reauthorize_for(permit.client(), id, request, note).await
     }
 
     pub(super) async fn reauthorize_for(
@@ -88,6 +94,7 @@ impl Linking {
         client: ApiClientId,
         id: AccountId,
         request: &LinkRequest,
+        note: impl FnOnce(&StartedLink) -> Result<Option<Note>, Failure>,
     ) -> Result<StartedLink, Failure> {
         let account = self.account_of(id).await?;
         if account.row.state == AccountState::Unlinked {
@@ -103,10 +110,15 @@ impl Linking {
             login_hint: request.login_hint.clone().or(known),
             params: if request.params.is_empty() { account.row.params } else { request.params.clone() },
         };
-        self.begin(purpose, request).await
+        self.begin(purpose, request, note).await
     }
 
-    async fn begin(&self, purpose: Purpose, request: &LinkRequest) -> Result<StartedLink, Failure> {
+    async fn begin(
+        &self,
+        purpose: Purpose,
+        request: &LinkRequest,
+        note: impl FnOnce(&StartedLink) -> Result<Option<Note>, Failure>,
+    ) -> Result<StartedLink, Failure> {
         let Purpose { client, user, provider, reauthorizes, scopes, login_hint, params } = purpose;
         provider.entry.check_params(&params)?;
         if request.login_hint.as_ref().is_some_and(|hint| hint.len() > 256 || hint.chars().any(char::is_control)) {
@@ -136,13 +148,6 @@ impl Linking {
             Failure::Internal
         })?;
         let sealed = Some(&sealed).filter(|_| provider.uses_pkce());
-        match self.0.store.start_flow(&flow, &random::hash(state.expose()), sealed).await? {
-            StartFlow::Started => {}
-            StartFlow::TooMany(until) => return Err(Failure::TooManyFlows { retry_after: until.since(now) }),
-            StartFlow::ProviderGone => return Err(Failure::ProviderNotFound),
-        }
-        failpoint!("link.opened");
-        self.0.wallet.revocations_over(&flow.user, &provider).await?;
         let authorization_url = provider.at(&flow.params).authorization_url(&Authorization {
             state: &state,
             verifier: &verifier,
@@ -150,7 +155,16 @@ impl Linking {
             login_hint: login_hint.as_deref(),
             offline: true,
         });
-        Ok(StartedLink { flow: flow.id, authorization_url, expires_at: flow.expires_at })
+        let started = StartedLink { flow: flow.id, authorization_url, expires_at: flow.expires_at };
+        let note = note(&started)?;
+        match self.0.store.start_flow(&flow, &random::hash(state.expose()), sealed, note.as_ref()).await? {
+            StartFlow::Started => {}
+            StartFlow::TooMany(until) => return Err(Failure::TooManyFlows { retry_after: until.since(now) }),
+            StartFlow::ProviderGone => return Err(Failure::ProviderNotFound),
+        }
+        failpoint!("link.opened");
+        self.0.wallet.revocations_over(&flow.user, &provider).await?;
+        Ok(started)
     }
 
     /// The redirect URL, if this client may use it.

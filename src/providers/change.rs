@@ -11,7 +11,9 @@ use crate::domain::instance::InstanceKind;
 use crate::domain::provider::Slug;
 use crate::domain::scopes::Scopes;
 use crate::domain::secret::ClientSecret;
-use crate::store::{self, AddSecret, DeleteProvider, ProviderChange, ProviderSecretRow, RemoveSecret, Stale};
+use crate::store::{
+    self, AddSecret, DeleteProvider, Note, ProviderChange, ProviderSecretRow, RemoveSecret, Stale, UpdateProvider,
+};
 use crate::vault::Sealed;
 
 /// Above what any provider allows, and far from where arithmetic stops.
@@ -37,13 +39,18 @@ pub struct NewProvider {
 }
 
 impl Registry {
-    /// Configures a provider.
+    /// Configures a provider. `note` makes the note of the call.
     ///
     /// # Errors
     ///
     /// [`Failure::InvalidField`], [`Failure::ProviderExists`], [`Failure::SharedCredentialsInProduction`], and the
     /// store's.
-    pub async fn create(&self, _permit: &Permit<ManageProviders>, new: NewProvider) -> Result<Provider, Failure> {
+    pub async fn create(
+        &self,
+        _permit: &Permit<ManageProviders>,
+        new: NewProvider,
+        note: impl FnOnce(&Provider) -> Result<Option<Note>, Failure>,
+    ) -> Result<Provider, Failure> {
         let entry = self.entry_for(&new)?;
         check(&new)?;
         let endpoints = self.own_endpoints(&new, entry)?;
@@ -61,9 +68,11 @@ impl Registry {
             created_at: now,
             secret,
         };
+        let provider = self.found(Some(row.row()))?;
+        let note = note(&provider)?;
         // Nothing in memory is stale: that there is no such provider is not remembered.
-        let created = self.store.create_provider(&row).await?;
-        if created { self.found(self.store.provider(id).await?) } else { Err(Failure::ProviderExists) }
+        let created = self.store.create_provider(&row, note.as_ref()).await?;
+        if created { Ok(provider) } else { Err(Failure::ProviderExists) }
     }
 
     /// Removes a provider that no account uses. Removing one that is gone succeeds for 30 days.
@@ -88,7 +97,8 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// [`Failure::InvalidField`], [`Failure::ProviderNotFound`], and the store's.
+    /// [`Failure::InvalidField`], [`Failure::ProviderNotFound`], [`Failure::Conflict`] if it is of another revision than
+    /// `change` names, and the store's.
     pub async fn update(
         &self,
         _permit: &Permit<ManageProviders>,
@@ -100,8 +110,10 @@ impl Registry {
         let before = if change.unfreeze { self.store.provider_by_slug(slug).await? } else { None };
         let frozen_until = before.and_then(|row| row.standing.frozen_until);
         let update = async move { store.update_provider(&name, &change, now).await };
-        if !self.cache.change(Stale::Providers, update).await? {
-            return Err(Failure::ProviderNotFound);
+        match self.cache.change(Stale::Providers, update).await? {
+            UpdateProvider::Done => {}
+            UpdateProvider::NotFound => return Err(Failure::ProviderNotFound),
+            UpdateProvider::Changed => return Err(Failure::Conflict),
         }
         if frozen_until.is_some_and(|until| until > now) {
             tracing::info!(provider = %slug, "an operator ended the freeze: refusals end grants again");
@@ -109,7 +121,8 @@ impl Registry {
         self.found(self.store.provider_by_slug(slug).await?)
     }
 
-    /// Gives a provider another client secret, up to [`store::MOST_SECRETS`], and has it tried at once.
+    /// Gives a provider another client secret, up to [`store::MOST_SECRETS`], and has it tried at once. `note`
+    /// makes the note of the call.
     ///
     /// # Errors
     ///
@@ -119,13 +132,14 @@ impl Registry {
         _permit: &Permit<ManageProviders>,
         slug: &Slug,
         secret: &ClientSecret,
+        note: impl FnOnce(&ProviderSecretRow) -> Result<Option<Note>, Failure>,
     ) -> Result<ProviderSecretRow, Failure> {
         check_secret(secret)?;
         let provider = self.store.provider_by_slug(slug).await?.ok_or(Failure::ProviderNotFound)?.id;
         let (id, secret) = self.seal(secret, provider)?;
         let row = ProviderSecretRow { id, secret, created_at: self.wire.clock.now(), last_used_at: None };
-        let (store, added) = (self.store.clone(), row.clone());
-        let add = async move { store.add_secret(provider, &added).await };
+        let (store, added, note) = (self.store.clone(), row.clone(), note(&row)?);
+        let add = async move { store.add_secret(provider, &added, note.as_ref()).await };
         match self.cache.change(Stale::Providers, add).await? {
             AddSecret::Added => Ok(row),
             AddSecret::TooMany => Err(Failure::TooManyProviderSecrets),

@@ -59,6 +59,7 @@ pub(super) fn merge(
         secrets: row.secrets,
         limits: row.limits,
         standing: row.standing,
+        revision: row.revision,
         reading: 0,
         created_at: row.created_at,
         wire: wire.clone(),
@@ -87,6 +88,7 @@ mod tests {
             secrets: Vec::new(),
             limits: Limits::default(),
             standing: Standing::default(),
+            revision: 1,
         }
     }
 

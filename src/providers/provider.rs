@@ -38,6 +38,8 @@ pub struct Provider {
     pub limits: Limits,
     /// How we stood with it when its row was read.
     pub standing: Standing,
+    /// Counts the changes of its configuration.
+    pub revision: i64,
     /// When its row was read, as the gate counts; 0 for one that was read to be shown.
     pub(super) reading: u64,
     /// When it was configured.
@@ -156,6 +158,7 @@ pub(crate) mod tests {
             secrets: secret.map(seal).into_iter().collect(),
             limits: Limits::default(),
             standing: Standing::default(),
+            revision: 1,
             reading: 0,
             created_at: NOW,
             wire,

@@ -4,6 +4,7 @@ use super::Store;
 use super::coherence::{self, Stale};
 use super::error::StoreError;
 use super::providers::DELETION_REMEMBERED;
+use super::request_ids::{self, Note};
 use super::sql::{Row, args, statements};
 use crate::clock::Timestamp;
 use crate::domain::ids::{ApiClientId, ApiKeyId};
@@ -69,15 +70,21 @@ statements! {
 }
 
 impl Store {
-    /// Stores a client with its keys. `secret_hash` is the SHA-256 of the first key's secret; clients are made with at
+    /// Stores a client with its keys and the note of its call. `secret_hash` is the SHA-256 of the first key's secret; clients are made with at
     /// most one.
-    pub async fn create_api_client(&self, client: &ApiClientRow, secret_hash: &[u8; 32]) -> Result<(), StoreError> {
+    pub async fn create_api_client(
+        &self,
+        client: &ApiClientRow,
+        secret_hash: &[u8; 32],
+        note: Option<&Note>,
+    ) -> Result<(), StoreError> {
         let mut tx = self.db.begin().await?;
         tx.execute(&CREATE, args![client.id, client.display_name.as_str(), client.created_at]).await?;
         if let Some(key) = client.keys.first() {
             let values = args![key.id, client.id, secret_hash, key.created_at, key.expires_at];
             tx.execute(&CREATE_KEY, values).await?;
         }
+        request_ids::write(&mut tx, note, None).await?;
         tx.commit().await
     }
 

@@ -42,6 +42,9 @@ pub enum StoreError {
     /// The URL names no store.
     #[error("not a store URL: {0}")]
     Url(&'static str),
+    /// A creating call took so long that another one with its `request_id` took its place; nothing was written.
+    #[error("another call with its request_id took this one's place")]
+    Overtaken,
     /// Anything else: a damaged file, a missing table, a fault of ours.
     #[error("the store failed: {0}")]
     Other(String),
@@ -124,6 +127,7 @@ impl From<StoreError> for Failure {
                 tracing::warn!(%error, "the store is not available");
                 Self::StoreUnavailable
             }
+            StoreError::Overtaken => Self::RequestInProgress,
             StoreError::Corrupt { .. }
             | StoreError::Newer { .. }
             | StoreError::Locked(_)

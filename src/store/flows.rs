@@ -3,6 +3,7 @@
 use super::error::StoreError;
 use super::events;
 use super::lanes::Lane;
+use super::request_ids::{self, Note};
 use super::sql::{Cells, Row, args, statements, to_json};
 use super::{BATCH, Store};
 use crate::clock::Timestamp;
@@ -141,12 +142,13 @@ impl FlowStep {
 }
 
 impl Store {
-    /// Stores a flow that begins, unless its user has too many open at the provider.
+    /// Stores a flow that begins, with the note of its call, unless its user has too many open at the provider.
     pub async fn start_flow(
         &self,
         flow: &Flow,
         state_hash: &[u8; 32],
         verifier: Option<&Sealed<PkceVerifier>>,
+        note: Option<&Note>,
     ) -> Result<StartFlow, StoreError> {
         let values = args![
             flow.id,
@@ -167,6 +169,7 @@ impl Store {
         let mut tx = self.db.begin().await?;
         tx.execute(&TAKE_TURN, args![format!("{} {}", flow.provider, flow.user)]).await?;
         if tx.execute(&START, values).await? == 1 {
+            request_ids::write(&mut tx, note, Some(flow)).await?;
             tx.commit().await?;
             return Ok(StartFlow::Started);
         }

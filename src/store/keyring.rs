@@ -19,10 +19,12 @@ pub struct Instance {
     pub replica: ReplicaId,
     /// When the store was made.
     pub created_at: Timestamp,
+    /// Where the store was moved to, or is being moved to: no wallet may start on it.
+    pub left_for: Option<String>,
 }
 
 statements! {
-    INSTANCE { "SELECT id, kind, replica_id, created_at FROM instance" }
+    INSTANCE { "SELECT id, kind, replica_id, created_at, left_for FROM instance" }
     CREATE_INSTANCE {
         "INSERT INTO instance (singleton, id, kind, replica_id, created_at) VALUES (1, $1, $2, $3, $4)
          ON CONFLICT DO NOTHING"
@@ -55,6 +57,7 @@ impl Store {
             kind: cells.read("kind", InstanceKind::parse)?,
             replica: cells.parse("replica_id")?,
             created_at: cells.time("created_at")?,
+            left_for: cells.get("left_for")?,
         }))
     }
 

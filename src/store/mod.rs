@@ -7,6 +7,7 @@ mod accounts;
 mod api_clients;
 mod claims;
 mod coherence;
+mod copy;
 mod db;
 mod error;
 mod events;
@@ -38,6 +39,7 @@ pub use accounts::{AccountChange, AccountFilter, AccountRow, UpdateAccount};
 pub use api_clients::{ApiClientRow, ApiKeyRow, StoredApiKey};
 pub use claims::Claim;
 pub use coherence::{Changes, Stale};
+pub use copy::{Copied, Progress};
 pub use error::StoreError;
 pub use events::{EventFilter, EventLog, EventPage, EventRow, EventsError, Numbered};
 pub use flows::{ClaimedFlow, FlowStep, StartFlow};
@@ -46,11 +48,11 @@ pub use keyring::Instance;
 pub use migrate::Schema;
 pub use moves::{Deposit, Deposited, NewGrant};
 pub use provider_secrets::{AddSecret, MOST_SECRETS, ProviderSecretRow, RemoveSecret, USE_NOTED_EVERY};
-pub use providers::{DeleteProvider, NewProvider, ProviderChange, ProviderRow};
+pub use providers::{DeleteProvider, NewProvider, ProviderChange, ProviderRow, UpdateProvider};
 pub use record::{GrantChange, Outcome, Recorded};
 pub use redirect_urls::RedirectUrlRow;
 pub use replicas::{Beat, Times};
-pub use request_ids::RequestRow;
+pub use request_ids::{Note, RequestRow};
 pub use revocations::{Revocation, RevocationClaim, RevocationEnd};
 pub use standing::Blame;
 pub use strays::Stray;
@@ -89,6 +91,7 @@ const STATEMENTS: &[&[Sql]] = &[
     api_clients::ALL,
     claims::ALL,
     coherence::ALL,
+    copy::ALL,
     events::ALL,
     flows::ALL,
     freeze::ALL,

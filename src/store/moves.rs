@@ -75,9 +75,7 @@ pub struct NewGrant {
     pub freshness: Freshness,
     /// Until when it is refreshed ahead of being asked for.
     pub ahead_until: Timestamp,
-    /// When the consent runs out by itself, if the provider does that.
-    pub consent_ends_at: Option<Timestamp>,
-    /// When to say so ahead.
+    /// When to say that the consent will soon run out by itself, if the provider does that.
     pub warn_at: Option<Timestamp>,
 }
 
@@ -150,13 +148,13 @@ statements! {
     CREATE_GRANT {
         "INSERT INTO grants (id, account_id, user_id, provider_id, state, is_current, access_token, access_generation,
             refresh_token, refresh_generation, token_type, scopes, requested_scopes, metadata, issued_at, lifetime,
-            lifetime_assumed, due_at, ahead_until, keep_alive_at, sweep_at, consent_ends_at, warn_at, attempts, fence,
+            lifetime_assumed, due_at, ahead_until, keep_alive_at, sweep_at, warn_at, attempts, fence,
             committed_fence, created_at, ending_reason, ending_at, revoke_at, params)
-         VALUES ($1, $2, $3, $4, CASE WHEN CAST($21 AS TEXT) IS NULL THEN 'active' ELSE 'ending' END,
-            CAST($21 AS TEXT) IS NULL, $5, 0, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $18,
-            CASE WHEN CAST($15 AS BIGINT) < CAST($16 AS BIGINT) THEN $15 ELSE $18 END, $19, $20, 0, 0, 0, $17, $21,
-            CASE WHEN CAST($21 AS TEXT) IS NOT NULL THEN CAST($17 AS BIGINT) END,
-            CASE WHEN CAST($21 AS TEXT) IS NOT NULL THEN CAST($17 AS BIGINT) END, $22)"
+         VALUES ($1, $2, $3, $4, CASE WHEN CAST($20 AS TEXT) IS NULL THEN 'active' ELSE 'ending' END,
+            CAST($20 AS TEXT) IS NULL, $5, 0, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $18,
+            CASE WHEN CAST($15 AS BIGINT) < CAST($16 AS BIGINT) THEN $15 ELSE $18 END, $19, 0, 0, 0, $17, $20,
+            CASE WHEN CAST($20 AS TEXT) IS NOT NULL THEN CAST($17 AS BIGINT) END,
+            CASE WHEN CAST($20 AS TEXT) IS NOT NULL THEN CAST($17 AS BIGINT) END, $21)"
     }
     // The lock keeps others from linking the account again, and from ending the grant.
     CURRENT {
@@ -378,7 +376,6 @@ async fn create_grant(tx: &mut Tx, deposit: &Deposit, ending: Option<Ending>) ->
         grant.ahead_until,
         deposit.now,
         grant.freshness.keep_alive_at,
-        grant.consent_ends_at,
         grant.warn_at,
         ending.map(Ending::as_str),
         to_json(&grant.params)?,

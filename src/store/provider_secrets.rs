@@ -6,6 +6,7 @@ use super::Store;
 use super::coherence::{self, Stale};
 use super::db::Tx;
 use super::error::StoreError;
+use super::request_ids::{self, Note};
 use super::sql::{Row, args, statements};
 use crate::clock::Timestamp;
 use crate::domain::ids::{ProviderId, ProviderSecretId};
@@ -72,8 +73,13 @@ statements! {
 }
 
 impl Store {
-    /// Gives a provider another secret.
-    pub async fn add_secret(&self, provider: ProviderId, secret: &ProviderSecretRow) -> Result<AddSecret, StoreError> {
+    /// Gives a provider another secret, and writes the note of its call.
+    pub async fn add_secret(
+        &self,
+        provider: ProviderId,
+        secret: &ProviderSecretRow,
+        note: Option<&Note>,
+    ) -> Result<AddSecret, StoreError> {
         let mut tx = self.db.begin().await?;
         if tx.execute(&LOCK, args![provider]).await? == 0 {
             return Ok(AddSecret::NoProvider);
@@ -83,6 +89,7 @@ impl Store {
             return Ok(AddSecret::TooMany);
         }
         insert(&mut tx, provider, secret.id, &secret.secret, secret.created_at).await?;
+        request_ids::write(&mut tx, note, None).await?;
         coherence::tell(&mut tx, &Stale::Providers, secret.created_at).await?;
         tx.commit().await?;
         Ok(AddSecret::Added)

@@ -6,6 +6,7 @@ use super::Store;
 use super::coherence::{self, Stale};
 use super::error::StoreError;
 use super::provider_secrets::{self, ProviderSecretRow};
+use super::request_ids::{self, Note};
 use super::sql::{Row, Sql, Value, args, statements, to_json};
 use crate::clock::Timestamp;
 use crate::domain::ids::{ProviderId, ProviderSecretId};
@@ -65,6 +66,8 @@ pub struct ProviderRow {
     pub limits: Limits,
     /// How we stand with it.
     pub standing: Standing,
+    /// Counts the changes of its configuration: [`Store::update_provider`].
+    pub revision: i64,
 }
 
 /// What to change of a provider; `None` keeps what is there.
@@ -80,6 +83,19 @@ pub struct ProviderChange {
     pub max_in_flight: Option<u32>,
     /// Whether a freeze of verdicts ends.
     pub unfreeze: bool,
+    /// The revision that it must still have.
+    pub revision: Option<i64>,
+}
+
+/// What became of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpdateProvider {
+    /// It is done.
+    Done,
+    /// There is none of this name.
+    NotFound,
+    /// It was changed since.
+    Changed,
 }
 
 /// What a deletion came to.
@@ -100,7 +116,7 @@ macro_rules! columns {
                 p.created_at AS p_created_at, p.requests_per_second AS p_requests_per_second,
                 p.max_in_flight AS p_max_in_flight, p.paused_until AS p_paused_until,
                 p.misconfigured_at AS p_misconfigured_at, p.probe_at AS p_probe_at, p.blamed_by AS p_blamed_by,
-                p.frozen_until AS p_frozen_until,
+                p.frozen_until AS p_frozen_until, p.revision AS p_revision,
                 s.id AS s_id, s.secret AS s_secret, s.created_at AS s_created_at, s.last_used_at AS s_last_used_at "
     };
 }
@@ -126,13 +142,13 @@ statements! {
     // Whatever refuses our credentials may be cured by this: the next request may try them. And whoever changes a
     // provider may know that its pause is over; if not, the provider says so again.
     UPDATE {
-        "UPDATE providers SET probe_at = NULL, paused_until = NULL,
+        "UPDATE providers SET probe_at = NULL, paused_until = NULL, revision = revision + 1,
             display_name = NULLIF(COALESCE($2, display_name), ''),
             additional_scopes = COALESCE($3, additional_scopes),
             requests_per_second = NULLIF(COALESCE($4, requests_per_second), 0),
             max_in_flight = NULLIF(COALESCE($5, max_in_flight), 0),
             frozen_until = CASE WHEN $6 THEN NULL ELSE frozen_until END
-         WHERE slug = $1 AND deleted_at IS NULL"
+         WHERE slug = $1 AND deleted_at IS NULL AND (CAST($7 AS BIGINT) IS NULL OR revision = $7)"
     }
     // The lock makes starting flows wait, and waits for flows that are being started.
     TO_DELETE { "SELECT id FROM providers WHERE slug = $1 AND deleted_at IS NULL" [pg " FOR UPDATE"] }
@@ -145,9 +161,37 @@ statements! {
     DELETED_LATELY { "SELECT 1 AS deleted FROM providers WHERE slug = $1 AND deleted_at > $2 LIMIT 1" }
 }
 
+impl NewProvider {
+    /// The same as it is read once it is stored.
+    #[must_use]
+    pub fn row(&self) -> ProviderRow {
+        let secret = self.secret.as_ref().map(|(id, secret)| ProviderSecretRow {
+            id: *id,
+            secret: secret.clone(),
+            created_at: self.created_at,
+            last_used_at: None,
+        });
+        ProviderRow {
+            id: self.id,
+            slug: self.slug.clone(),
+            catalog_entry: self.catalog_entry.clone(),
+            display_name: self.display_name.clone(),
+            client_id: self.client_id.clone(),
+            additional_scopes: self.additional_scopes.clone(),
+            endpoints: self.endpoints.clone(),
+            created_at: self.created_at,
+            secrets: secret.into_iter().collect(),
+            limits: Limits::default(),
+            standing: Standing::default(),
+            revision: 1,
+        }
+    }
+}
+
 impl Store {
-    /// Stores a provider with its first secret. False, and nothing stored, if the slug is taken.
-    pub async fn create_provider(&self, provider: &NewProvider) -> Result<bool, StoreError> {
+    /// Stores a provider with its first secret and the note of its call. False, and nothing stored, if the slug is
+    /// taken.
+    pub async fn create_provider(&self, provider: &NewProvider, note: Option<&Note>) -> Result<bool, StoreError> {
         let mut tx = self.db.begin().await?;
         let endpoints = provider.endpoints.as_ref().map(ToString::to_string);
         let values = args![
@@ -166,6 +210,7 @@ impl Store {
         if let Some((id, secret)) = &provider.secret {
             provider_secrets::insert(&mut tx, provider.id, *id, secret, provider.created_at).await?;
         }
+        request_ids::write(&mut tx, note, None).await?;
         tx.commit().await?;
         Ok(true)
     }
@@ -185,13 +230,13 @@ impl Store {
         gather(&self.db.all(&LIST, args![after, limit]).await?)
     }
 
-    /// Changes what `change` says. False if there is none of this name.
+    /// Changes what `change` says.
     pub async fn update_provider(
         &self,
         slug: &Slug,
         change: &ProviderChange,
         now: Timestamp,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<UpdateProvider, StoreError> {
         let scopes = change.additional_scopes.as_ref().map(to_json).transpose()?;
         let values = args![
             slug,
@@ -200,8 +245,13 @@ impl Store {
             change.requests_per_second.map(i64::from),
             change.max_in_flight.map(i64::from),
             change.unfreeze,
+            change.revision,
         ];
-        self.change_provider(&UPDATE, values, now).await
+        if self.change_provider(&UPDATE, values, now).await? {
+            return Ok(UpdateProvider::Done);
+        }
+        let there = self.provider_by_slug(slug).await?.is_some();
+        Ok(if there { UpdateProvider::Changed } else { UpdateProvider::NotFound })
     }
 
     /// A change of a provider's row by one statement, told to all replicas. False if it hits none.
@@ -268,6 +318,7 @@ fn gather(rows: &[Row]) -> Result<Vec<ProviderRow>, StoreError> {
                     blamed_by: cells.parse_opt("blamed_by")?,
                     frozen_until: cells.time_opt("frozen_until")?,
                 },
+                revision: cells.get("revision")?,
             });
         }
         let (Some(provider), Some(secret)) = (providers.last_mut(), provider_secrets::joined(row)?) else { continue };

@@ -3,8 +3,10 @@
 use super::Store;
 use super::error::StoreError;
 use super::providers::DELETION_REMEMBERED;
+use super::request_ids::{self, Note};
 use super::sql::{Row, args, statements};
 use crate::clock::Timestamp;
+use crate::domain::error::Failure;
 use crate::domain::ids::{ApiClientId, RedirectUrlId};
 
 /// An entry of the allow-list.
@@ -43,13 +45,20 @@ statements! {
 
 impl Store {
     /// Allows a URL. Answers the entry that stands: this one, or that of an earlier call for the same URL and client.
-    pub async fn create_redirect_url(&self, entry: &RedirectUrlRow) -> Result<RedirectUrlRow, StoreError> {
+    /// `note` makes the note of its call.
+    pub async fn create_redirect_url(
+        &self,
+        entry: &RedirectUrlRow,
+        note: impl FnOnce(&RedirectUrlRow) -> Result<Option<Note>, Failure>,
+    ) -> Result<RedirectUrlRow, Failure> {
         let mut tx = self.db.begin().await?;
         tx.execute(&CREATE, args![entry.id, entry.url.as_str(), entry.client, entry.created_at]).await?;
         let row = tx.one(&STANDING, args![entry.url.as_str(), entry.client]).await?;
-        tx.commit().await?;
         // Gone again: deleted by somebody else between the two statements.
-        row.map_or_else(|| Ok(entry.clone()), |row| redirect_url(&row))
+        let standing = row.map_or_else(|| Ok(entry.clone()), |row| redirect_url(&row))?;
+        request_ids::write(&mut tx, note(&standing)?.as_ref(), None).await?;
+        tx.commit().await?;
+        Ok(standing)
     }
 
     /// Up to `limit` entries, the newest first, those older than `after`.

@@ -3,7 +3,7 @@
 use super::coherence::{self, Stale};
 use super::error::StoreError;
 use super::sql::{Row, args, statements};
-use super::{BATCH, Store, events, moves};
+use super::{BATCH, Store, events, moves, request_ids};
 use crate::clock::Timestamp;
 use crate::domain::event::{Event, EventKind};
 use crate::domain::flow::FlowFailure;
@@ -109,11 +109,12 @@ impl Store {
     /// in this order, as by all other moves.
     async fn try_to_delete_user(&self, user: &UserId, now: Timestamp) -> Result<Option<DeletedUser>, StoreError> {
         let mut tx = self.db.begin().await?;
-        tx.execute(&FAIL_FLOWS, args![user, FlowFailure::Expired.as_str(), now]).await?;
+        tx.execute(&FAIL_FLOWS, args![user, FlowFailure::UserDeleted.as_str(), now]).await?;
         if tx.one(&PARKED, args![user]).await?.is_some() {
             return Ok(Some(DeletedUser::Parked));
         }
         tx.execute(&DELETE_FLOWS, args![user]).await?;
+        request_ids::erase(&mut tx, user).await?;
         tx.all(&LOCK_GRANTS, args![user]).await?;
         let rows = tx.all(&ACCOUNTS, args![user]).await?;
         let accounts = rows.iter().map(account).collect::<Result<Vec<_>, _>>()?;

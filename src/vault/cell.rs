@@ -12,7 +12,7 @@ use super::envelope::Fields;
 use crate::clock::Timestamp;
 use crate::domain::account::Label;
 use crate::domain::provider::{Lifetime, Profile, TokenAnswer};
-use crate::domain::request::Request;
+use crate::domain::request::{Answer, Asked};
 use crate::domain::scopes::Scopes;
 use crate::domain::secret::{AccessToken, AuthorizationCode, ClientSecret, PkceVerifier, RefreshToken};
 use crate::domain::spool::{Entry, ExchangeAnswer, RefreshAnswer};
@@ -94,30 +94,27 @@ impl JsonCell for Label {
     const PLACE: Place = Place("external_accounts.label");
 }
 
-/// The hash of what was asked, then what was answered, if it is known: one byte tells.
-impl Cell for Request {
-    const PLACE: Place = Place("request_ids.record");
+impl Cell for Asked {
+    const PLACE: Place = Place("request_ids.asked");
 
     fn to_plain(&self) -> Option<Zeroizing<Vec<u8>>> {
-        let answer = self.answer.as_ref();
-        let mut plain =
-            Zeroizing::new(Vec::with_capacity(self.asked.len() + 1 + answer.map_or(0, |bytes| bytes.len())));
-        plain.extend_from_slice(&self.asked);
-        plain.push(u8::from(answer.is_some()));
-        if let Some(bytes) = answer {
-            plain.extend_from_slice(bytes);
-        }
-        Some(plain)
+        Some(Zeroizing::new(self.0.to_vec()))
     }
 
     fn from_plain(plain: Zeroizing<Vec<u8>>) -> Option<Self> {
-        let (asked, rest) = plain.split_first_chunk()?;
-        let answer = match rest.split_first()? {
-            (0, []) => None,
-            (1, bytes) => Some(Zeroizing::new(bytes.to_vec())),
-            _ => return None,
-        };
-        Some(Self { asked: *asked, answer })
+        plain.as_slice().try_into().ok().map(Self)
+    }
+}
+
+impl Cell for Answer {
+    const PLACE: Place = Place("request_ids.answer");
+
+    fn to_plain(&self) -> Option<Zeroizing<Vec<u8>>> {
+        Some(self.0.clone())
+    }
+
+    fn from_plain(plain: Zeroizing<Vec<u8>>) -> Option<Self> {
+        Some(Self(plain))
     }
 }
 
@@ -375,14 +372,12 @@ mod tests {
     }
 
     #[test]
-    fn a_request_reads_back_with_its_answer_and_without() {
-        for answer in [None, Some(vec![]), Some(b"answer".to_vec())] {
-            let plain = Request { asked: [7; 32], answer: answer.clone().map(Zeroizing::new) }.to_plain().unwrap();
-            assert_eq!(plain.capacity(), plain.len());
-            let read = Request::from_plain(plain).unwrap();
-            assert_eq!((read.asked, read.answer.map(|bytes| bytes.to_vec())), ([7; 32], answer));
-        }
-        assert!(Request::from_plain(Zeroizing::new(vec![0; 32])).is_none());
+    fn a_request_and_its_answer_read_back() {
+        let plain = Asked([7; 32]).to_plain().unwrap();
+        assert!(Asked::from_plain(plain).unwrap() == Asked([7; 32]));
+        assert!(Asked::from_plain(Zeroizing::new(vec![0; 33])).is_none());
+        let plain = Answer(Zeroizing::new(b"answer".to_vec())).to_plain().unwrap();
+        assert_eq!(Answer::from_plain(plain).unwrap().0.as_slice(), b"answer");
     }
 
     #[test]

@@ -189,7 +189,6 @@ impl Wallet {
                 params: flow.params.clone(),
                 freshness,
                 ahead_until,
-                consent_ends_at: entry.consent_life().filter(|_| refreshable).map(|life| sent_at.plus(life)),
                 warn_at: entry.consent_life().filter(|_| refreshable).map(|life| policy::warn_at(sent_at, life)),
             },
             now,

@@ -36,7 +36,7 @@ impl Wallet {
     pub async fn withdraw_user(&self, user: &UserId) -> Result<(), Failure> {
         for _ in 0..TRIES {
             for flow in self.0.store.parked_flows_of(user).await? {
-                self.give_up_parked(flow, FlowFailure::Expired).await?;
+                self.give_up_parked(flow, FlowFailure::UserDeleted).await?;
             }
             let stale = |provider| Stale::Account { provider, user: user.clone() };
             let accounts = self.0.store.accounts_of(user).await?;

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use super::support::child::{Running, binary, run_in, text};
 
 /// Each command with words that its help must have.
-const COMMANDS: [(&str, &[&str]); 43] = [
+const COMMANDS: [(&str, &[&str]); 45] = [
     ("", &["dev", "serve", "accounts", "Exit codes", "Examples"]),
     ("dev", &["--data-dir", "--grpc-addr", "--web-addr", "--ops-addr", "--token-ttl", "--json", "[default: 60s]"]),
     ("serve", &["--config", "--bootstrap-admin-key-file", "keys init"]),
@@ -16,9 +16,11 @@ const COMMANDS: [(&str, &[&str]); 43] = [
         &["--addr", "--token-ttl", "--rotation", "--person", "--redirect-uri", "--state-file", "/_sandbox/faults"],
     ),
     ("migrate", &["--config"]),
+    ("migrate-store", &["--config", "--to-url-file", "--abandon"]),
     ("check-config", &["--config", "78"]),
+    ("health", &["--addr", "127.0.0.1:50051", "/readyz"]),
     ("keys", &["init", "status"]),
-    ("keys init", &["--config", "--json", "TOKEN_WALLET_ROOT_KEY"]),
+    ("keys init", &["--config", "--json", "--if-missing", "TOKEN_WALLET_ROOT_KEY"]),
     ("keys status", &["--config", "--json"]),
     ("clients", &["create", "list", "delete"]),
     ("clients create", &["<NAME>", "--key-ttl", "--bootstrap", "--config", "--json", "--addr", "--api-key-file"]),

@@ -12,7 +12,8 @@ use token_wallet::proto::v1::{self, EventType};
 use token_wallet::sandbox::{Effect, Options, Person, Rule};
 use tonic::Code;
 
-use crate::support::harness::{Engine, Harness, Key, on_both_engines, reason, until};
+use crate::support::clients::Key;
+use crate::support::harness::{Engine, Harness, on_both_engines, reason, until};
 use watcher::{Watcher, of_an_old_grant};
 
 const HOUR: Duration = Duration::from_hours(1);

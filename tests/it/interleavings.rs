@@ -308,7 +308,7 @@ impl Play {
             Link(person, expected) => {
                 let ticket = self.harness.ticket(USER, person).await;
                 let linked = self.harness.complete(USER, &ticket).await;
-                assert_eq!(said(&linked), expected, "{at}");
+                assert_eq!(told(&linked), expected, "{at}");
                 self.account = linked.unwrap().external_account.unwrap().id;
             }
             Reauthorize => {
@@ -330,7 +330,7 @@ impl Play {
             }
             Complete(expected) => {
                 let ticket = self.tickets.remove(0);
-                assert_eq!(said(&self.harness.complete(USER, &ticket).await), expected, "{at}");
+                assert_eq!(told(&self.harness.complete(USER, &ticket).await), expected, "{at}");
             }
             Withdraw(person) => {
                 sandbox.revoke(person).unwrap();
@@ -376,10 +376,6 @@ async fn unlink(harness: &Harness, account: &str) {
     harness.accounts().delete_external_account(request).await.unwrap();
 }
 
-fn told(answer: &Answer) -> String {
-    said(answer)
-}
-
-fn said<T>(answer: &Result<T, Status>) -> String {
+fn told<T>(answer: &Result<T, Status>) -> String {
     answer.as_ref().map_or_else(reason, |_| "OK".to_owned())
 }

@@ -14,7 +14,7 @@ use paths::{Mention, mentions};
 const FLOORS: &[&[&str]] = &[
     &["main"],
     &["cli"],
-    &["app"],
+    &["app", "move_store"],
     &["api", "web", "jobs"],
     &["linking"],
     &["wallet"],

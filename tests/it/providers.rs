@@ -68,7 +68,7 @@ impl Scene {
     }
 
     async fn create(&self, new: NewProvider) -> Result<Provider, Failure> {
-        self.registry.create(&self.caller.may(ManageProviders)?, new).await
+        self.registry.create(&self.caller.may(ManageProviders)?, new, |_| Ok(None)).await
     }
 
     async fn list(&self, after: Option<&Slug>) -> Result<ProviderPage, Failure> {

@@ -193,12 +193,11 @@ on_both_engines! {
         let first = make(&harness, client("id-1")).await.unwrap();
         assert_eq!(make(&harness, client("id-1")).await.unwrap(), first, "the key too");
         let key = first.api_key.clone().unwrap().secret;
-        let hex = if engine == Engine::Sqlite { "lower(hex(record))" } else { "encode(record, 'hex')" };
+        let hex = if engine == Engine::Sqlite { "lower(hex(answer))" } else { "encode(answer, 'hex')" };
         let stored = harness.database().await.texts(&format!("SELECT {hex} FROM request_ids")).await;
         let clear = data_encoding::HEXLOWER.encode(&key.as_bytes()[key.len() - 20..]);
         assert!(stored.len() == 1 && !stored[0].contains(&clear), "the answer is sealed");
         harness.restart().await;
-        harness.pass(Duration::from_hours(23));
         assert_eq!(make(&harness, client("id-1")).await.unwrap(), first);
         // Another request is another request.
         let other = v1::CreateApiClientRequest { display_name: "another".into(), ..client("id-1") };
@@ -209,6 +208,10 @@ on_both_engines! {
             assert_eq!(reason(&make(&harness, client(&id)).await.unwrap_err()), "INVALID_FIELD");
         }
         assert_eq!(clients(&harness).await, 1);
+        let url = || v1::CreateRedirectUrlRequest { url: "https://other.example/".into(), request_id: "id-1".into(), ..Default::default() };
+        let allowed = harness.redirect_urls().create_redirect_url(url()).await.unwrap().into_inner();
+        harness.pass(Duration::from_hours(23));
+        assert_eq!(harness.redirect_urls().create_redirect_url(url()).await.unwrap().into_inner(), allowed);
         // A day later it is a new call, and the old row is gone.
         harness.pass(Duration::from_hours(2));
         assert_ne!(make(&harness, client("id-1")).await.unwrap(), first);
@@ -280,26 +283,33 @@ on_both_engines! {
         providers.create_provider(provider()).await.unwrap();
     }
 
-    async fn a_call_whose_answer_was_not_noted_is_made_anew_after_a_while(engine) {
+    async fn a_call_whose_process_died_is_made_after_a_while_by_who_repeats_it(engine) {
         let harness = Harness::start(engine).await;
         let database = harness.database().await;
-        // As if the process had died between what it made and the note of it.
+        // As if it had died between the reservation and what it makes: that fails, and nothing is forgotten.
         let (break_it, mend_it) = if engine == Engine::Sqlite {
-            let trigger = "CREATE TRIGGER unnoted BEFORE UPDATE ON request_ids BEGIN SELECT RAISE(ABORT, 'unnoted'); END";
-            (trigger, "DROP TRIGGER unnoted")
+            (
+                "CREATE TRIGGER unnoted BEFORE UPDATE ON request_ids BEGIN SELECT RAISE(ABORT, 'unnoted'); END;
+                 CREATE TRIGGER kept BEFORE DELETE ON request_ids BEGIN SELECT RAISE(IGNORE); END",
+                "DROP TRIGGER unnoted; DROP TRIGGER kept",
+            )
         } else {
-            let check = "ALTER TABLE request_ids ADD CONSTRAINT unnoted CHECK (lease_until IS NOT NULL)";
-            (check, "ALTER TABLE request_ids DROP CONSTRAINT unnoted")
+            (
+                "ALTER TABLE request_ids ADD CONSTRAINT unnoted CHECK (lease_until IS NOT NULL);
+                 CREATE RULE kept AS ON DELETE TO request_ids DO INSTEAD NOTHING",
+                "ALTER TABLE request_ids DROP CONSTRAINT unnoted; DROP RULE kept ON request_ids",
+            )
         };
-        database.execute(break_it).await;
-        let first = make(&harness, client("id")).await.unwrap();
+        database.script(break_it).await;
+        assert_eq!(reason(&make(&harness, client("id")).await.unwrap_err()), "INTERNAL");
+        assert_eq!(clients(&harness).await, 0, "what cannot be noted is not made");
         assert_eq!(reason(&make(&harness, client("id")).await.unwrap_err()), "REQUEST_IN_PROGRESS");
         let other = v1::CreateApiClientRequest { display_name: "another".into(), ..client("id") };
         assert_eq!(reason(&make(&harness, other).await.unwrap_err()), "REQUEST_ID_REUSED");
-        database.execute(mend_it).await;
+        database.script(mend_it).await;
         harness.pass(Duration::from_secs(31));
-        let second = make(&harness, client("id")).await.unwrap();
-        assert_ne!(second, first);
-        assert_eq!(make(&harness, client("id")).await.unwrap(), second);
+        let made = make(&harness, client("id")).await.unwrap();
+        assert_eq!(make(&harness, client("id")).await.unwrap(), made);
+        assert_eq!(clients(&harness).await, 1);
     }
 }

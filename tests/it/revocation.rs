@@ -121,7 +121,8 @@ on_both_engines! {
         harness.sandbox.set_faults([Rule::revoke(Effect::error(503, "temporarily_unavailable"))]);
         harness.unlink(&account).await;
         assert_eq!(reason(&harness.get("u").await.unwrap_err()), "ACCOUNT_NOT_LINKED");
-        harness.live(Duration::from_hours(5), Duration::from_mins(2)).await;
+        harness.live(HOUR, Duration::from_mins(2)).await;
+        harness.live(Duration::from_hours(4), Duration::from_mins(10)).await;
         harness.restart().await;
         harness.live(Duration::from_hours(5), Duration::from_mins(10)).await;
         let tries = harness.revocations().len();
@@ -240,6 +241,23 @@ on_both_engines! {
         let linked = harness.exchanges().remove(0).issued;
         assert_eq!((first, second), ((linked.refresh_token, None), (None, linked.access_token)));
         assert_eq!(harness.endings("demo"), [Some(Ending::Revoked)], "with what was never seen");
+    }
+
+    async fn a_token_that_the_provider_does_not_take_back_keeps_no_other_from_it(engine) {
+        let harness = Harness::start(engine).await;
+        let account = harness.link("u", "demo").await;
+        harness.pass(HOUR + HOUR);
+        harness.sandbox.set_faults([
+            Rule::refresh(Effect::Close).after().times(1),
+            Rule::revoke(Effect::error(400, "unsupported_token_type")).times(1),
+        ]);
+        harness.get("u").await.unwrap_err();
+        harness.unlink(&account).await;
+        harness.pass(Duration::from_secs(25));
+        harness.all_revoked().await;
+        let presented = harness.revocations().into_iter().map(|it| it.presented.access_token.is_some());
+        assert_eq!(presented.collect::<Vec<_>>(), [false, true], "the refresh token, which is refused, and the other");
+        assert_eq!(harness.ends().await, ["grant.revoked in_doubt"]);
     }
 
     async fn p20_a_superseded_grant_is_dropped_where_its_revocation_would_end_the_newer_consent(engine) {

@@ -3,19 +3,14 @@
 use std::time::Duration;
 
 use token_wallet::proto::v1;
-use token_wallet::proto::v1::user_service_client::UserServiceClient;
 use token_wallet::sandbox::{Effect, Ending, Options, Rule};
 use tonic::{Code, Status};
 
-use crate::support::harness::{Harness, Key, Keyed, on_both_engines, reason, until};
+use crate::support::harness::{Harness, on_both_engines, reason, until};
 
 const DAY: Duration = Duration::from_hours(24);
 
 impl Harness {
-    fn users(&self) -> UserServiceClient<Keyed> {
-        UserServiceClient::with_interceptor(self.channel(), Key::new(&self.key))
-    }
-
     async fn user(&self, user: &str) -> Result<v1::User, Status> {
         let request = v1::GetUserRequest { user_id: user.into() };
         Ok(self.users().get_user(request).await?.into_inner().user.unwrap())
@@ -167,6 +162,7 @@ on_both_engines! {
         assert_eq!(reason(&harness.complete("u", &ticket).await.unwrap_err()), "PROVIDER_UNAVAILABLE");
         harness.delete_user("u").await.unwrap();
         harness.sandbox.clear_faults();
+        assert_eq!(reason(&harness.complete("u", &ticket).await.unwrap_err()), "USER_NOT_FOUND");
         harness.live(Duration::from_mins(2), Duration::from_secs(10)).await;
         assert_eq!(reason(&harness.get("u").await.unwrap_err()), "ACCOUNT_NOT_LINKED");
         assert!(harness.sandbox.grants().iter().all(|grant| grant.ended == Some(Ending::Revoked)));

@@ -40,10 +40,7 @@ pub(in crate::api) fn edit(request: v1::UpdateExternalAccountRequest) -> Result<
     if paths.is_empty() {
         return Err(Failure::field("update_mask", "must name what to change: label, is_default"));
     }
-    // What is no revision of ours was never this account's etag.
-    let revision =
-        fields::optional(request.etag).map(|etag| etag.parse().map_err(|_| Failure::Conflict)).transpose()?;
-    let mut edit = AccountEdit { revision, ..AccountEdit::default() };
+    let mut edit = AccountEdit { revision: fields::revision(request.etag)?, ..AccountEdit::default() };
     for path in paths {
         match path.as_str() {
             "label" => {

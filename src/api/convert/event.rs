@@ -77,4 +77,12 @@ mod tests {
         }
         assert!(kind(0).is_err() && kind(-1).is_err() && kind(i32::MAX).is_err());
     }
+
+    #[test]
+    fn a_type_that_is_asked_for_again_and_again_is_one() {
+        let (linked, revoked) = (i32::from(EventType::AccountLinked), i32::from(EventType::GrantRevoked));
+        let types = [linked, revoked].repeat(1_000);
+        let kinds = filter(Some(v1::EventFilter { types, ..Default::default() })).unwrap().kinds;
+        assert_eq!(kinds, [EventKind::AccountLinked, EventKind::GrantRevoked]);
+    }
 }

@@ -37,6 +37,11 @@ pub(in crate::api) fn optional(text: String) -> Option<String> {
     if text.is_empty() { None } else { Some(text) }
 }
 
+/// The revision that an etag names, if there is one. What is no revision of ours was never an etag of ours.
+pub(in crate::api) fn revision(etag: String) -> Result<Option<i64>, Failure> {
+    optional(etag).map(|etag| etag.parse().map_err(|_| Failure::Conflict)).transpose()
+}
+
 /// A list of scopes, at most 100.
 pub(in crate::api) fn scopes(field: &'static str, scopes: Vec<String>) -> Result<Scopes, Failure> {
     if scopes.len() > 100 {

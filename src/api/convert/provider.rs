@@ -26,7 +26,7 @@ pub(in crate::api) fn new(request: v1::CreateProviderRequest) -> Result<NewProvi
 
 /// What an update names.
 pub(in crate::api) fn change(request: v1::UpdateProviderRequest) -> Result<ProviderChange, Failure> {
-    let mut change = ProviderChange::default();
+    let mut change = ProviderChange { revision: fields::revision(request.etag)?, ..ProviderChange::default() };
     let paths = request.update_mask.map(|mask| mask.paths).unwrap_or_default();
     if paths.is_empty() {
         return Err(Failure::field("update_mask", format!("must name what to change: {CHANGEABLE}")));
@@ -77,6 +77,7 @@ pub(in crate::api) fn provider(provider: Provider) -> v1::Provider {
         health: Some(health(&provider.standing, now)),
         requests_per_second: i32::try_from(provider.limits.requests_per_second()).unwrap_or(i32::MAX),
         max_in_flight: i32::try_from(provider.limits.max_in_flight()).unwrap_or(i32::MAX),
+        etag: provider.revision.to_string(),
     }
 }
 

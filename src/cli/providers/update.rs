@@ -39,6 +39,10 @@ pub(in crate::cli) struct Update {
     #[arg(long)]
     unfreeze: bool,
 
+    /// Its etag as it was read (get); refused if it was changed since
+    #[arg(long)]
+    etag: Option<String>,
+
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -68,6 +72,7 @@ impl Update {
             requests_per_second: self.requests_per_second.unwrap_or_default(),
             max_in_flight: self.max_in_flight.unwrap_or_default(),
             verdicts_frozen: false,
+            etag: self.etag.unwrap_or_default(),
         };
         let answer = self.target.remote()?.providers().update_provider(request).await?.into_inner();
         super::show(answer.provider.context("the wallet answered without a provider")?, self.json)

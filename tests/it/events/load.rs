@@ -13,8 +13,9 @@ use tokio::sync::watch;
 
 use super::watcher::Watcher;
 use crate::support::browser;
+use crate::support::clients::Keyed;
 use crate::support::database::Database;
-use crate::support::harness::{APP_URL, Keyed, on_both_engines, until};
+use crate::support::harness::{APP_URL, on_both_engines, until};
 use crate::support::service::Wallet;
 
 /// How many changes, in how many lives of the process, by how many callers at once.

@@ -6,7 +6,8 @@ use token_wallet::proto::v1;
 use token_wallet::proto::v1::event_service_client::EventServiceClient;
 use tonic::{Status, Streaming};
 
-use crate::support::harness::{Harness, Keyed};
+use crate::support::clients::Keyed;
+use crate::support::harness::Harness;
 
 /// How long a message may take to come, in real time.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -112,7 +112,7 @@ async fn n7_results_are_stored_while_housekeeping_removes_many_rows(store: &Fixt
     let changes: Vec<_> = claimed(store, 20).await.iter().map(change).collect();
     let provider = store.configured("old").await;
     let flow = new_flow(&user("u"), provider);
-    assert_eq!(store.start_flow(&flow, &unique_hash(flow.id), None).await.unwrap(), StartFlow::Started);
+    assert_eq!(store.start_flow(&flow, &unique_hash(flow.id), None, None).await.unwrap(), StartFlow::Started);
     let (number, hash) = if store.url.starts_with("sqlite:") {
         (
             format!(

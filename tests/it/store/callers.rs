@@ -24,7 +24,7 @@ fn allowed(url: &str, client: Option<ApiClientId>) -> RedirectUrlRow {
 
 async fn a_client_and_its_key_read_back(store: &Fixture) {
     let client = client("billing");
-    store.create_api_client(&client, &[7; 32]).await.unwrap();
+    store.create_api_client(&client, &[7; 32], None).await.unwrap();
     assert!(store.api_client_exists(client.id).await.unwrap());
     assert!(!store.api_client_exists(ApiClientId::new(NOW)).await.unwrap());
     assert_eq!(store.list_api_clients(None, 10).await.unwrap(), std::slice::from_ref(&client));
@@ -36,8 +36,8 @@ async fn a_client_and_its_key_read_back(store: &Fixture) {
 async fn a_deleted_client_leaves_no_key_and_no_redirect_url(store: &Fixture) {
     let (gone, stays) = (client("gone"), client("stays"));
     for client in [&gone, &stays] {
-        store.create_api_client(client, &[7; 32]).await.unwrap();
-        store.create_redirect_url(&allowed("https://app.example/cb", Some(client.id))).await.unwrap();
+        store.create_api_client(client, &[7; 32], None).await.unwrap();
+        store.create_redirect_url(&allowed("https://app.example/cb", Some(client.id)), |_| Ok(None)).await.unwrap();
     }
     assert!(store.delete_api_client(gone.id, at(1)).await.unwrap());
     assert_eq!(store.api_key(gone.keys[0].id).await.unwrap(), None);
@@ -54,20 +54,20 @@ async fn a_deleted_client_leaves_no_key_and_no_redirect_url(store: &Fixture) {
 
 async fn allowing_a_url_twice_is_allowing_it_once(store: &Fixture) {
     let client = client("app");
-    store.create_api_client(&client, &[7; 32]).await.unwrap();
+    store.create_api_client(&client, &[7; 32], None).await.unwrap();
     let url = "https://app.example/cb";
     let first = allowed(url, None);
-    assert_eq!(store.create_redirect_url(&first).await.unwrap(), first);
-    assert_eq!(store.create_redirect_url(&allowed(url, None)).await.unwrap(), first);
+    assert_eq!(store.create_redirect_url(&first, |_| Ok(None)).await.unwrap(), first);
+    assert_eq!(store.create_redirect_url(&allowed(url, None), |_| Ok(None)).await.unwrap(), first);
     let own = allowed(url, Some(client.id));
-    assert_eq!(store.create_redirect_url(&own).await.unwrap(), own);
+    assert_eq!(store.create_redirect_url(&own, |_| Ok(None)).await.unwrap(), own);
     assert_eq!(store.list_redirect_urls(None, 10).await.unwrap().len(), 2);
 }
 
 async fn candidates_are_the_same_url_and_all_of_loopback(store: &Fixture) {
     let (client, other) = (client("app"), client("other"));
     for client in [&client, &other] {
-        store.create_api_client(client, &[7; 32]).await.unwrap();
+        store.create_api_client(client, &[7; 32], None).await.unwrap();
     }
     for (url, whose) in [
         ("https://app.example/cb", Some(client.id)),
@@ -76,7 +76,7 @@ async fn candidates_are_the_same_url_and_all_of_loopback(store: &Fixture) {
         ("http://127.0.0.1/cb", None),
         ("http://127.0.0.1/theirs", Some(other.id)),
     ] {
-        store.create_redirect_url(&allowed(url, whose)).await.unwrap();
+        store.create_redirect_url(&allowed(url, whose), |_| Ok(None)).await.unwrap();
     }
     let candidates = async |url| {
         let mut urls = store.redirect_url_candidates(client.id, url).await.unwrap();
@@ -90,7 +90,7 @@ async fn candidates_are_the_same_url_and_all_of_loopback(store: &Fixture) {
 
 async fn a_removed_url_stays_removed_and_says_so_for_30_days(store: &Fixture) {
     let url = allowed("https://app.example/cb", None);
-    store.create_redirect_url(&url).await.unwrap();
+    store.create_redirect_url(&url, |_| Ok(None)).await.unwrap();
     assert!(!store.delete_redirect_url(RedirectUrlId::new(NOW), NOW).await.unwrap());
     assert!(store.delete_redirect_url(url.id, NOW).await.unwrap());
     assert!(store.delete_redirect_url(url.id, at(86_400)).await.unwrap());
@@ -98,5 +98,5 @@ async fn a_removed_url_stays_removed_and_says_so_for_30_days(store: &Fixture) {
     assert!(store.redirect_url_candidates(ApiClientId::new(NOW), &url.url).await.unwrap().is_empty());
     assert_eq!(store.list_redirect_urls(None, 10).await.unwrap(), []);
     let again = allowed(&url.url, None);
-    assert_eq!(store.create_redirect_url(&again).await.unwrap(), again);
+    assert_eq!(store.create_redirect_url(&again, |_| Ok(None)).await.unwrap(), again);
 }

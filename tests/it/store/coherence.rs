@@ -47,7 +47,7 @@ async fn each_change_that_takes_something_away_is_logged_with_it(store: &Fixture
     let idle = store.configured("idle").await;
     assert_eq!(store.delete_provider(&slug("idle"), NOW).await.unwrap(), DeleteProvider::Deleted, "{idle}");
     let client = ApiClientRow { id: ApiClientId::new(NOW), display_name: "c".into(), created_at: NOW, keys: vec![] };
-    store.create_api_client(&client, &[7; 32]).await.unwrap();
+    store.create_api_client(&client, &[7; 32], None).await.unwrap();
     assert!(store.delete_api_client(client.id, NOW).await.unwrap());
 
     let ann = || account("ann smith", provider);

@@ -83,7 +83,7 @@ async fn a_read_only_server_takes_no_write_and_still_answers_reads() {
     let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                   WHERE datname = current_database() AND pid <> pg_backend_pid()";
     store.tamper(others).await;
-    let refused = store.create_provider(&super::new_provider("other")).await.unwrap_err();
+    let refused = store.create_provider(&super::new_provider("other"), None).await.unwrap_err();
     assert!(refused.is_transient(), "{refused}");
     assert_eq!(store.list_providers(None, 10).await.unwrap().len(), 1);
 }

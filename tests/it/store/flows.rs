@@ -26,7 +26,7 @@ async fn a_flow_reads_back_by_id_state_and_ticket(store: &Fixture) {
     let mut flow = new_flow(&user("ann"), store.configured("acme").await);
     flow.redirect_url = Some(RedirectUrl::parse("https://app.example/cb", InstanceKind::Production).unwrap());
     let (state, ticket) = ([1; 32], [2; 32]);
-    assert_eq!(store.start_flow(&flow, &state, Some(&sealed(1))).await.unwrap(), StartFlow::Started);
+    assert_eq!(store.start_flow(&flow, &state, Some(&sealed(1)), None).await.unwrap(), StartFlow::Started);
     assert_eq!(store.flow(flow.id).await.unwrap(), Some(flow.clone()));
     assert_eq!(store.flow_by_state(&state).await.unwrap(), Some(flow.clone()));
     assert_eq!(store.flow_by_state(&ticket).await.unwrap(), None);
@@ -43,7 +43,7 @@ async fn a_flow_reads_back_by_id_state_and_ticket(store: &Fixture) {
 
 async fn fifty_callbacks_at_once_have_one_winner(store: &Fixture) {
     let flow = new_flow(&user("ann"), store.configured("acme").await);
-    assert_eq!(store.start_flow(&flow, &[1; 32], None).await.unwrap(), StartFlow::Started);
+    assert_eq!(store.start_flow(&flow, &[1; 32], None, None).await.unwrap(), StartFlow::Started);
     let mut callbacks = tokio::task::JoinSet::new();
     for number in 0..50 {
         let store = (*store).clone();
@@ -55,7 +55,7 @@ async fn fifty_callbacks_at_once_have_one_winner(store: &Fixture) {
 
 async fn fifty_claims_of_a_code_have_one_winner(store: &Fixture) {
     let flow = new_flow(&user("ann"), store.configured("acme").await);
-    assert_eq!(store.start_flow(&flow, &[1; 32], None).await.unwrap(), StartFlow::Started);
+    assert_eq!(store.start_flow(&flow, &[1; 32], None, None).await.unwrap(), StartFlow::Started);
     assert!(store.return_flow(flow.id, &sealed(2), &[2; 32], at(30), NOW).await.unwrap());
     let mut claims = tokio::task::JoinSet::new();
     for _ in 0..50 {
@@ -69,7 +69,7 @@ async fn fifty_claims_of_a_code_have_one_winner(store: &Fixture) {
 async fn no_step_happens_late_or_out_of_order(store: &Fixture) {
     let flow = new_flow(&user("ann"), store.configured("acme").await);
     let replica = ReplicaId::new(NOW);
-    assert_eq!(store.start_flow(&flow, &[1; 32], None).await.unwrap(), StartFlow::Started);
+    assert_eq!(store.start_flow(&flow, &[1; 32], None, None).await.unwrap(), StartFlow::Started);
     assert!(store.claim_flow(flow.id, replica, NOW).await.unwrap().is_none());
     assert!(!store.park_answer(flow.id, replica, &sealed(3)).await.unwrap());
     assert!(!store.return_flow(flow.id, &sealed(2), &[2; 32], at(660), at(600)).await.unwrap());
@@ -97,7 +97,7 @@ async fn no_step_happens_late_or_out_of_order(store: &Fixture) {
 async fn a_failure_wipes_what_was_sealed_and_is_told_once(store: &Fixture) {
     let provider = store.configured("acme").await;
     let flow = new_flow(&user("ann"), provider);
-    assert_eq!(store.start_flow(&flow, &[1; 32], Some(&sealed(1))).await.unwrap(), StartFlow::Started);
+    assert_eq!(store.start_flow(&flow, &[1; 32], Some(&sealed(1)), None).await.unwrap(), StartFlow::Started);
     assert!(store.return_flow(flow.id, &sealed(2), &[2; 32], at(30), NOW).await.unwrap());
     let told = event(EventKind::FlowSessionMismatch, &user("ann"), provider).flow(flow.id).because("why");
     for fails in [true, false] {
@@ -117,7 +117,7 @@ async fn a_failure_wipes_what_was_sealed_and_is_told_once(store: &Fixture) {
 async fn only_its_claimer_parks_an_answer(store: &Fixture) {
     let flow = new_flow(&user("ann"), store.configured("acme").await);
     let (one, other) = (ReplicaId::new(NOW), ReplicaId::new(NOW));
-    assert_eq!(store.start_flow(&flow, &[1; 32], Some(&sealed(1))).await.unwrap(), StartFlow::Started);
+    assert_eq!(store.start_flow(&flow, &[1; 32], Some(&sealed(1)), None).await.unwrap(), StartFlow::Started);
     assert!(store.return_flow(flow.id, &sealed(2), &[2; 32], at(30), NOW).await.unwrap());
     assert!(store.claim_flow(flow.id, one, NOW).await.unwrap().is_some());
     assert!(!store.park_answer(flow.id, other, &sealed(3)).await.unwrap());
@@ -131,7 +131,10 @@ async fn what_runs_out_of_time_fails_and_is_removed_later(store: &Fixture) {
     let (started, returned, claimed) =
         (new_flow(&user("a"), provider), new_flow(&user("b"), provider), new_flow(&user("c"), provider));
     for flow in [&started, &returned, &claimed] {
-        assert_eq!(store.start_flow(flow, &unique_hash(flow.id), Some(&sealed(1))).await.unwrap(), StartFlow::Started);
+        assert_eq!(
+            store.start_flow(flow, &unique_hash(flow.id), Some(&sealed(1)), None).await.unwrap(),
+            StartFlow::Started
+        );
     }
     for flow in [&returned, &claimed] {
         assert!(store.return_flow(flow.id, &sealed(2), &unique_hash(flow.id), at(600), NOW).await.unwrap());
@@ -174,7 +177,7 @@ async fn a_claimed_flow_is_given_up_by_its_claimer_or_when_that_is_silent(store:
     for (name, claimer) in [("a", one), ("b", one), ("c", other), ("d", unheard)] {
         let flow = new_flow(&user(name), provider).id;
         let started = Flow { id: flow, ..new_flow(&user(name), provider) };
-        assert_eq!(store.start_flow(&started, &unique_hash(flow), None).await.unwrap(), StartFlow::Started);
+        assert_eq!(store.start_flow(&started, &unique_hash(flow), None, None).await.unwrap(), StartFlow::Started);
         assert!(store.return_flow(flow, &sealed(2), &unique_hash(flow), at(30), NOW).await.unwrap());
         assert!(store.claim_flow(flow, claimer, NOW).await.unwrap().is_some());
         flows.push(flow);
@@ -194,7 +197,7 @@ async fn a_claimed_flow_is_given_up_by_its_claimer_or_when_that_is_silent(store:
 async fn an_answer_that_became_an_account_is_parked(store: &Fixture) {
     let flow = new_flow(&user("ann"), store.configured("acme").await);
     let claimer = ReplicaId::new(NOW);
-    assert_eq!(store.start_flow(&flow, &[1; 32], None).await.unwrap(), StartFlow::Started);
+    assert_eq!(store.start_flow(&flow, &[1; 32], None, None).await.unwrap(), StartFlow::Started);
     assert!(store.return_flow(flow.id, &sealed(2), &[2; 32], at(30), NOW).await.unwrap());
     assert!(store.claim_flow(flow.id, claimer, NOW).await.unwrap().is_some());
     let flow = flow.id;
@@ -211,7 +214,7 @@ async fn an_answer_that_became_an_account_is_parked(store: &Fixture) {
 
 async fn a_flow_that_does_not_decode_is_named(store: &Fixture) {
     let flow = new_flow(&user("ann"), store.configured("acme").await);
-    assert_eq!(store.start_flow(&flow, &[1; 32], None).await.unwrap(), StartFlow::Started);
+    assert_eq!(store.start_flow(&flow, &[1; 32], None, None).await.unwrap(), StartFlow::Started);
     store.tamper("UPDATE flows SET redirect_url = 'javascript:alert(1)'").await;
     let error = store.flow_by_state(&[1; 32]).await.unwrap_err();
     assert!(matches!(&error, StoreError::Corrupt { table: "flows", column: "redirect_url", .. }), "{error}");

@@ -37,11 +37,11 @@ async fn clients_and_redirect_urls_page_newest_first(store: &Fixture) {
         let created_at = at(second);
         let id = ApiClientId::new(created_at);
         let client = ApiClientRow { id, display_name: second.to_string(), created_at, keys: vec![] };
-        store.create_api_client(&client, &[0; 32]).await.unwrap();
+        store.create_api_client(&client, &[0; 32], None).await.unwrap();
         clients.insert(0, id);
         let url = format!("https://app.example/{second}");
         let entry = RedirectUrlRow { id: RedirectUrlId::new(created_at), url, client: None, created_at };
-        store.create_redirect_url(&entry).await.unwrap();
+        store.create_redirect_url(&entry, |_| Ok(None)).await.unwrap();
         urls.insert(0, entry.id);
     }
     let client_page = async |after, limit| {

@@ -151,7 +151,7 @@ impl Fixture {
     /// A configured provider.
     pub async fn configured(&self, slug: &str) -> ProviderId {
         let provider = new_provider(slug);
-        assert!(self.create_provider(&provider).await.unwrap());
+        assert!(self.create_provider(&provider, None).await.unwrap());
         provider.id
     }
 
@@ -160,7 +160,7 @@ impl Fixture {
         let flow = new_flow(user, provider);
         let replica = ReplicaId::new(NOW);
         let hash = unique_hash(flow.id);
-        assert_eq!(self.start_flow(&flow, &hash, Some(&sealed(1))).await.unwrap(), StartFlow::Started);
+        assert_eq!(self.start_flow(&flow, &hash, Some(&sealed(1)), None).await.unwrap(), StartFlow::Started);
         assert!(self.return_flow(flow.id, &sealed(2), &hash, at(60), NOW).await.unwrap());
         assert!(self.claim_flow(flow.id, replica, NOW).await.unwrap().is_some());
         assert!(self.park_answer(flow.id, replica, &sealed(3)).await.unwrap());
@@ -269,7 +269,6 @@ pub fn new_grant() -> NewGrant {
             keep_alive_at: None,
         },
         ahead_until: at(86_400),
-        consent_ends_at: None,
         warn_at: None,
     }
 }

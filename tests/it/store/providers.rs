@@ -18,7 +18,7 @@ on_both_engines! {
 
 async fn a_provider_reads_back_as_it_was_stored(store: &Fixture) {
     let new = new_provider("acme");
-    assert!(store.create_provider(&new).await.unwrap());
+    assert!(store.create_provider(&new, None).await.unwrap());
     let row = store.provider(new.id).await.unwrap().unwrap();
     assert_eq!((row.id, &row.slug, &row.catalog_entry), (new.id, &new.slug, &new.catalog_entry));
     assert_eq!((&row.display_name, &row.client_id), (&new.display_name, &new.client_id));
@@ -29,7 +29,7 @@ async fn a_provider_reads_back_as_it_was_stored(store: &Fixture) {
 
     let mut bare = new_provider("bare");
     (bare.display_name, bare.endpoints, bare.secret) = (None, None, None);
-    assert!(store.create_provider(&bare).await.unwrap());
+    assert!(store.create_provider(&bare, None).await.unwrap());
     let row = store.provider(bare.id).await.unwrap().unwrap();
     assert_eq!((row.display_name, row.endpoints, row.secrets), (None, None, vec![]));
 }
@@ -37,7 +37,7 @@ async fn a_provider_reads_back_as_it_was_stored(store: &Fixture) {
 async fn a_slug_is_taken_once_and_free_again_after_deletion(store: &Fixture) {
     let first = store.configured("acme").await;
     let second = new_provider("acme");
-    assert!(!store.create_provider(&second).await.unwrap());
+    assert!(!store.create_provider(&second, None).await.unwrap());
     assert_eq!(store.number("SELECT COUNT(*) FROM provider_secrets").await, 1);
 
     assert_eq!(store.delete_provider(&slug("acme"), at(1)).await.unwrap(), DeleteProvider::Deleted);
@@ -45,14 +45,14 @@ async fn a_slug_is_taken_once_and_free_again_after_deletion(store: &Fixture) {
     assert_eq!(store.delete_provider(&slug("acme"), at(31 * 86_400)).await.unwrap(), DeleteProvider::NotFound);
     assert_eq!(store.delete_provider(&slug("other"), at(1)).await.unwrap(), DeleteProvider::NotFound);
     assert_eq!(store.provider(first).await.unwrap(), None);
-    assert!(store.create_provider(&second).await.unwrap());
+    assert!(store.create_provider(&second, None).await.unwrap());
     assert_eq!(store.provider_by_slug(&slug("acme")).await.unwrap().unwrap().id, second.id);
 }
 
 async fn a_provider_in_use_is_not_deleted(store: &Fixture) {
     let provider = store.configured("acme").await;
     let flow = new_flow(&user("ann"), provider);
-    assert_eq!(store.start_flow(&flow, &unique_hash(flow.id), None).await.unwrap(), StartFlow::Started);
+    assert_eq!(store.start_flow(&flow, &unique_hash(flow.id), None, None).await.unwrap(), StartFlow::Started);
     assert_eq!(store.delete_provider(&slug("acme"), NOW).await.unwrap(), DeleteProvider::InUse);
     assert!(store.fail_flow(flow.id, FlowStep::Started, FlowFailure::Cancelled, None, NOW).await.unwrap());
 
@@ -70,7 +70,7 @@ async fn a_deleted_provider_starts_no_flow_and_keeps_no_secret(store: &Fixture) 
     let provider = store.configured("acme").await;
     assert_eq!(store.delete_provider(&slug("acme"), NOW).await.unwrap(), DeleteProvider::Deleted);
     let flow = new_flow(&user("ann"), provider);
-    assert_eq!(store.start_flow(&flow, &unique_hash(flow.id), None).await.unwrap(), StartFlow::ProviderGone);
+    assert_eq!(store.start_flow(&flow, &unique_hash(flow.id), None, None).await.unwrap(), StartFlow::ProviderGone);
     assert_eq!(store.flow(flow.id).await.unwrap(), None);
     assert_eq!(store.number("SELECT COUNT(*) FROM provider_secrets").await, 0);
 }

@@ -78,6 +78,7 @@ async fn an_instance_and_its_keyring_are_written_once(store: &Fixture) {
         kind: InstanceKind::Production,
         replica: ReplicaId::new(NOW),
         created_at: at(seconds),
+        left_for: None,
     };
     let first = instance(0);
     assert!(store.initialise(&first, &keyring(1)).await.unwrap());

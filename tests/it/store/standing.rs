@@ -3,7 +3,7 @@
 use token_wallet::domain::event::EventKind;
 use token_wallet::domain::ids::{GrantId, ProviderId, ProviderSecretId};
 use token_wallet::domain::provider::{Limits, Standing};
-use token_wallet::store::{AddSecret, Blame, ProviderChange, ProviderSecretRow, RemoveSecret};
+use token_wallet::store::{AddSecret, Blame, ProviderChange, ProviderSecretRow, RemoveSecret, UpdateProvider};
 
 use super::{Fixture, NOW, at, on_both_engines, scopes, sealed, slug, user};
 
@@ -132,10 +132,14 @@ async fn a_change_keeps_what_it_does_not_name_ends_a_pause_and_has_credentials_t
     assert_eq!(store.blame_provider(provider, grants[0], NOW).await.unwrap(), Blame::Misconfigured);
     store.tamper(format!("UPDATE providers SET frozen_until = {0}, paused_until = {0}", at(99).millis())).await;
     let before = store.provider(provider).await.unwrap().unwrap();
-    assert!(store.update_provider(&slug("acme"), &ProviderChange::default(), NOW).await.unwrap());
+    assert_eq!(
+        store.update_provider(&slug("acme"), &ProviderChange::default(), NOW).await.unwrap(),
+        UpdateProvider::Done
+    );
     let mut after = store.provider(provider).await.unwrap().unwrap();
     assert_eq!(after.standing, Standing { probe_at: None, paused_until: None, ..before.standing });
-    after.standing = before.standing;
+    assert_eq!(after.revision, before.revision + 1);
+    (after.standing, after.revision) = (before.standing, before.revision);
     assert_eq!(after, before);
 
     let change = ProviderChange {
@@ -144,8 +148,9 @@ async fn a_change_keeps_what_it_does_not_name_ends_a_pause_and_has_credentials_t
         requests_per_second: Some(5),
         max_in_flight: Some(2),
         unfreeze: true,
+        revision: Some(2),
     };
-    assert!(store.update_provider(&slug("acme"), &change, NOW).await.unwrap());
+    assert_eq!(store.update_provider(&slug("acme"), &change, NOW).await.unwrap(), UpdateProvider::Done);
     let row = store.provider(provider).await.unwrap().unwrap();
     assert_eq!((row.display_name.as_deref(), &row.additional_scopes), (Some("Other"), &scopes("one")));
     assert_eq!(row.limits, Limits { requests_per_second: Some(5), max_in_flight: Some(2) });
@@ -156,10 +161,10 @@ async fn a_change_keeps_what_it_does_not_name_ends_a_pause_and_has_credentials_t
         max_in_flight: Some(0),
         ..ProviderChange::default()
     };
-    assert!(store.update_provider(&slug("acme"), &back, NOW).await.unwrap());
+    assert_eq!(store.update_provider(&slug("acme"), &back, NOW).await.unwrap(), UpdateProvider::Done);
     let row = store.provider(provider).await.unwrap().unwrap();
     assert_eq!((row.display_name, row.limits), (None, Limits::default()));
-    assert!(!store.update_provider(&slug("other"), &change, NOW).await.unwrap());
+    assert_eq!(store.update_provider(&slug("other"), &change, NOW).await.unwrap(), UpdateProvider::NotFound);
 }
 
 fn secret(second: i64) -> ProviderSecretRow {
@@ -179,12 +184,12 @@ async fn a_provider_has_up_to_three_secrets_and_keeps_the_last(store: &Fixture) 
     let (provider, grants) = with_grants(store, 1).await;
     assert_eq!(store.blame_provider(provider, grants[0], NOW).await.unwrap(), Blame::Misconfigured);
     let (second, third) = (secret(1), secret(2));
-    assert_eq!(store.add_secret(provider, &second).await.unwrap(), AddSecret::Added);
+    assert_eq!(store.add_secret(provider, &second, None).await.unwrap(), AddSecret::Added);
     let standing = standing(store, provider).await;
     assert_eq!((standing.misconfigured_at, standing.probe_at), (Some(NOW), None), "it may be tried at once");
-    assert_eq!(store.add_secret(provider, &third).await.unwrap(), AddSecret::Added);
-    assert_eq!(store.add_secret(provider, &secret(3)).await.unwrap(), AddSecret::TooMany);
-    assert_eq!(store.add_secret(ProviderId::new(NOW), &secret(3)).await.unwrap(), AddSecret::NoProvider);
+    assert_eq!(store.add_secret(provider, &third, None).await.unwrap(), AddSecret::Added);
+    assert_eq!(store.add_secret(provider, &secret(3), None).await.unwrap(), AddSecret::TooMany);
+    assert_eq!(store.add_secret(ProviderId::new(NOW), &secret(3), None).await.unwrap(), AddSecret::NoProvider);
     let rows = secrets(store, provider).await;
     assert_eq!(rows[..2], [third.clone(), second.clone()]);
 
@@ -202,7 +207,7 @@ async fn a_provider_has_up_to_three_secrets_and_keeps_the_last(store: &Fixture) 
 async fn the_last_two_secrets_are_not_deleted_both_by_two_at_once(store: &Fixture) {
     let provider = store.configured("acme").await;
     for _ in 0..5 {
-        assert_eq!(store.add_secret(provider, &secret(1)).await.unwrap(), AddSecret::Added);
+        assert_eq!(store.add_secret(provider, &secret(1), None).await.unwrap(), AddSecret::Added);
         let rows = secrets(store, provider).await;
         let acme = slug("acme");
         let both = futures_util::future::join_all(rows.iter().map(|row| store.remove_secret(&acme, row.id, NOW))).await;
@@ -214,7 +219,7 @@ async fn the_last_two_secrets_are_not_deleted_both_by_two_at_once(store: &Fixtur
 
 async fn the_use_of_a_secret_is_noted_once_an_hour_unless_another_one_worked_since(store: &Fixture) {
     let provider = store.configured("acme").await;
-    assert_eq!(store.add_secret(provider, &secret(1)).await.unwrap(), AddSecret::Added);
+    assert_eq!(store.add_secret(provider, &secret(1), None).await.unwrap(), AddSecret::Added);
     let [new, old] = secrets(store, provider).await.try_into().unwrap();
     for (id, now, noted) in [
         (old.id, 0, true),

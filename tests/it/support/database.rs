@@ -51,6 +51,16 @@ impl Database {
         }
     }
 
+    /// Runs statements, one after the other.
+    pub async fn script(&self, sql: &str) {
+        let sql = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
+        match self {
+            Self::Sqlite(pool) => sql.execute(pool).await.map(drop),
+            Self::Postgres(pool) => sql.execute(pool).await.map(drop),
+        }
+        .unwrap();
+    }
+
     /// Kinds of the events so far, in order.
     pub async fn events(&self) -> Vec<String> {
         self.texts("SELECT kind FROM events ORDER BY written").await

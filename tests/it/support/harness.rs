@@ -12,22 +12,18 @@ use token_wallet::domain::error::Failure;
 use token_wallet::domain::instance::InstanceKind;
 use token_wallet::keys;
 use token_wallet::proto::v1;
-use token_wallet::proto::v1::api_client_service_client::ApiClientServiceClient;
 use token_wallet::proto::v1::complete_link_request::Proof;
 use token_wallet::proto::v1::event_service_client::EventServiceClient;
 use token_wallet::proto::v1::external_account_service_client::ExternalAccountServiceClient;
-use token_wallet::proto::v1::provider_service_client::ProviderServiceClient;
-use token_wallet::proto::v1::redirect_url_service_client::RedirectUrlServiceClient;
+use token_wallet::proto::v1::user_service_client::UserServiceClient;
 use token_wallet::proto::v1::wallet_service_client::WalletServiceClient;
-use token_wallet::sandbox::{self, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Options, Person, Rotation, Sandbox};
+use token_wallet::sandbox::{self, DEFAULT_CLIENT_SECRET, Options, Person, Rotation, Sandbox};
 use tonic::Status;
-use tonic::codegen::InterceptedService;
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::service::Interceptor;
 use tonic::transport::Channel;
 use tonic_types::StatusExt as _;
 
 use super::browser;
+use super::clients::{Key, Keyed, keyed_clients};
 use super::database::Database;
 use super::postgres::{self, TestDatabase};
 use super::proxy::Proxy;
@@ -44,72 +40,6 @@ pub enum Engine {
     Sqlite,
     Postgres,
 }
-
-/// Sends the API key with every call.
-#[derive(Clone)]
-pub struct Key(MetadataValue<Ascii>);
-
-impl Key {
-    pub fn new(key: &str) -> Self {
-        Self(format!("Bearer {key}").parse().unwrap())
-    }
-}
-
-impl Interceptor for Key {
-    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
-        request.metadata_mut().insert("authorization", self.0.clone());
-        Ok(request)
-    }
-}
-
-pub type Keyed = InterceptedService<Channel, Key>;
-
-/// Gives a type with `channel()` and the fields `key` and `sandbox` its clients: one way to call, in process or not.
-macro_rules! keyed_clients {
-    ($owner:ty) => {
-        impl $owner {
-            pub fn wallet(&self) -> WalletServiceClient<Keyed> {
-                WalletServiceClient::with_interceptor(self.channel(), Key::new(&self.key))
-            }
-
-            pub fn accounts(&self) -> ExternalAccountServiceClient<Keyed> {
-                ExternalAccountServiceClient::with_interceptor(self.channel(), Key::new(&self.key))
-            }
-
-            pub fn providers(&self) -> ProviderServiceClient<Keyed> {
-                ProviderServiceClient::with_interceptor(self.channel(), Key::new(&self.key))
-            }
-
-            pub fn redirect_urls(&self) -> RedirectUrlServiceClient<Keyed> {
-                RedirectUrlServiceClient::with_interceptor(self.channel(), Key::new(&self.key))
-            }
-
-            pub fn event_log(&self) -> EventServiceClient<Keyed> {
-                EventServiceClient::with_interceptor(self.channel(), Key::new(&self.key))
-            }
-
-            pub fn clients(&self) -> ApiClientServiceClient<Keyed> {
-                ApiClientServiceClient::with_interceptor(self.channel(), Key::new(&self.key))
-            }
-
-            /// The provider `sandbox` and the redirect URL of the tests.
-            pub async fn configure(&self, client_secret: &str) {
-                let request = v1::CreateProviderRequest {
-                    slug: "sandbox".into(),
-                    catalog_entry: manners(&self.sandbox).into(),
-                    client_id: DEFAULT_CLIENT_ID.into(),
-                    client_secret: client_secret.into(),
-                    ..Default::default()
-                };
-                self.providers().create_provider(request).await.unwrap();
-                let request = v1::CreateRedirectUrlRequest { url: APP_URL.into(), ..Default::default() };
-                self.redirect_urls().create_redirect_url(request).await.unwrap();
-            }
-        }
-    };
-}
-
-pub(crate) use keyed_clients;
 
 keyed_clients!(Harness);
 
@@ -321,6 +251,11 @@ impl Harness {
     /// As another API client.
     pub fn accounts_as(&self, key: &str) -> ExternalAccountServiceClient<Keyed> {
         ExternalAccountServiceClient::with_interceptor(self.channel.clone(), Key::new(key))
+    }
+
+    /// Its users.
+    pub fn users(&self) -> UserServiceClient<Keyed> {
+        UserServiceClient::with_interceptor(self.channel(), Key::new(&self.key))
     }
 
     /// The gRPC channel without a key.

@@ -3,6 +3,7 @@
 pub mod browser;
 pub mod canary;
 pub mod child;
+pub mod clients;
 pub mod cluster;
 pub mod database;
 pub mod dice;

@@ -14,7 +14,7 @@ pub struct Server {
     script: Child,
 }
 
-/// Runs pg_ctl of the server in the folder $1 with the other arguments, as the folder's owner.
+/// Runs `pg_ctl` of the server in the folder $1 with the other arguments, as the folder's owner.
 const PG_CTL: &str = r#"
     cd "$1"
     programs=$(dirname "$(cut -d " " -f 1 data/postmaster.opts)")

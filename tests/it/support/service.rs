@@ -12,22 +12,17 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use token_wallet::config::StoreUrl;
 use token_wallet::proto::v1;
-use token_wallet::proto::v1::api_client_service_client::ApiClientServiceClient;
 use token_wallet::proto::v1::complete_link_request::Proof;
-use token_wallet::proto::v1::event_service_client::EventServiceClient;
-use token_wallet::proto::v1::external_account_service_client::ExternalAccountServiceClient;
-use token_wallet::proto::v1::provider_service_client::ProviderServiceClient;
-use token_wallet::proto::v1::redirect_url_service_client::RedirectUrlServiceClient;
-use token_wallet::proto::v1::wallet_service_client::WalletServiceClient;
-use token_wallet::sandbox::{self, DEFAULT_CLIENT_ID, Endpoint, Options, Request, Sandbox};
+use token_wallet::sandbox::{self, Endpoint, Options, Request, Sandbox};
 use token_wallet::vault::RootKey;
 use tonic::Status;
 use tonic::transport::Channel;
 
 use super::browser;
 use super::child::{Running, binary, text};
+use super::clients::keyed_clients;
 use super::database::Database;
-use super::harness::{APP_URL, Engine, Key, Keyed, keyed_clients, manners};
+use super::harness::{APP_URL, Engine};
 use super::outage::spooled;
 use super::postgres::{self, TestDatabase};
 use super::proxy::Proxy;
@@ -128,7 +123,7 @@ impl Wallet {
             folder,
             process: None,
             starts: 0,
-            database: database,
+            database,
         }
     }
 
@@ -173,6 +168,12 @@ impl Wallet {
         let proxy = Proxy::start(self.store.expose());
         std::fs::write(self.folder.path().join("store.url"), proxy.url()).unwrap();
         proxy
+    }
+
+    /// From its next start on its store is another one.
+    pub fn move_to(&mut self, url: &str) {
+        std::fs::write(self.folder.path().join("store.url"), url).unwrap();
+        self.store = StoreUrl::parse(url.to_owned()).unwrap();
     }
 
     /// How many answers are on disk in its spool.
