@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use token_wallet::sandbox::{Effect, Ending, Options, Rule};
 
 use super::load::{Answer, Load};
@@ -116,17 +117,18 @@ async fn settled(cluster: &Cluster, users: usize) -> BTreeSet<usize> {
     let began = now();
     loop {
         let ended: BTreeSet<_> = (0..users).filter(|n| ending(cluster, *n).is_some()).collect();
-        let served = futures_util::future::join_all((0..users).map(|n| async move {
-            let got = cluster.gets(&format!("u{n}"), 3).await;
-            (got.iter().all(Result::is_ok), got.iter().all(Result::is_err))
-        }))
-        .await;
-        let strange: Vec<_> = served
-            .iter()
-            .enumerate()
-            .filter(|(n, (all, none))| if ended.contains(n) { !none } else { !all })
-            .map(|(n, _)| n)
-            .collect();
+        // What each replica tells of those who hear something else than they should.
+        let mut strange = BTreeMap::<_, u32>::new();
+        let gets = (0..users).map(|n| async move { (n, cluster.gets(&format!("u{n}"), 3).await) });
+        let mut gets = futures_util::stream::iter(gets).buffer_unordered(20);
+        while let Some((user, got)) = gets.next().await {
+            for (replica, got) in got.into_iter().enumerate() {
+                let told = got.as_ref().map_or_else(reason, |_| "OK".to_owned());
+                if ended.contains(&user) == got.is_ok() {
+                    *strange.entry((replica, told)).or_default() += 1;
+                }
+            }
+        }
         if strange.is_empty() {
             return ended;
         }

@@ -16,6 +16,7 @@ use crate::support::clients::Key;
 use crate::support::cluster::Cluster;
 use crate::support::dice::Dice;
 use crate::support::real_time::now;
+use crate::support::service::Wallet;
 
 /// How long a caller waits before it asks again.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -54,7 +55,7 @@ impl Load {
     /// So many callers for each replica. Each walks through the users `u0`, `u1` and so on.
     pub fn start(cluster: &Cluster, users: usize, callers: usize) -> Self {
         let shared = Arc::new(Shared {
-            channels: Mutex::new(cluster.replicas.iter().map(|replica| replica.channel()).collect()),
+            channels: Mutex::new(cluster.replicas.iter().map(Wallet::channel).collect()),
             key: Key::new(&cluster.first().key),
             sandbox: Arc::clone(&cluster.first().sandbox),
             answers: Mutex::default(),

@@ -11,6 +11,7 @@ use crate::support::cluster::{Cluster, people};
 use crate::support::harness::{reason, until};
 use crate::support::proxy::Proxy;
 use crate::support::real_time::{now, say, time_until};
+use crate::support::service::Wallet;
 
 const STORED: &str = "SELECT COUNT(*) FROM grants WHERE state = 'active' AND committed_fence = fence
     AND access_generation = fence AND refresh_generation = fence AND lease_until IS NULL AND fence =";
@@ -83,7 +84,7 @@ async fn fail(cluster: &Cluster, failure: Failure, users: usize) -> std::time::I
             let server = cluster.server.as_ref().unwrap();
             server.crash().await;
             release();
-            let spooled = || cluster.replicas.iter().map(|replica| replica.spooled()).sum::<usize>();
+            let spooled = || cluster.replicas.iter().map(Wallet::spooled).sum::<usize>();
             until("all are spooled", async || spooled() == users).await;
             server.restart().await;
         }

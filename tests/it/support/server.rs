@@ -42,7 +42,7 @@ const PRELUDE: &str = r#"
     if [ "$(id -u)" -eq 0 ]; then as_owner="runuser -u $(stat -c %U data) --"; fi
 "#;
 
-/// Runs pg_ctl of the server in the folder $1 with the other arguments, as the folder's owner.
+/// Runs `pg_ctl` of the server in the folder $1 with the other arguments, as the folder's owner.
 const PG_CTL: &str = r#"exec $as_owner "$programs/pg_ctl" -D data -s "${@:2}""#;
 
 /// Makes a copy of the server in the folder $1, which follows it, and starts it.

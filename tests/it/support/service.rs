@@ -123,7 +123,7 @@ impl Wallet {
             folder,
             process: None,
             starts: 0,
-            database: database,
+            database,
         }
     }
 
