@@ -45,7 +45,7 @@ async fn s4_a_synchronous_standby_takes_over_under_load_and_nothing_is_lost() {
         let again = || count().iter().zip(&before).filter(|(count, before)| *count > *before).count();
         let first = time_until("one is served", async || again() > 0).await;
         // A claim whose commit was never told holds its grant for a lease.
-        while again() < USERS && began.elapsed() < Duration::from_secs(60) {
+        while again() < USERS && began.elapsed() < Duration::from_mins(1) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let last = began.elapsed();
@@ -236,7 +236,7 @@ impl Pair {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), told).await.unwrap_or_else(|_| panic!("{user} is never told"));
+        tokio::time::timeout(Duration::from_mins(1), told).await.unwrap_or_else(|_| panic!("{user} is never told"));
     }
 }
 

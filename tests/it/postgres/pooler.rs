@@ -1,4 +1,4 @@
-//! PgBouncer in transaction mode between the wallet and PostgreSQL (fault S11): each transaction gets whatever session
+//! `PgBouncer` in transaction mode between the wallet and PostgreSQL (fault S11): each transaction gets whatever session
 //! is free.
 
 use std::fmt::Write as _;
@@ -142,7 +142,7 @@ fn program() -> &'static Path {
     paths.find(|path| path.exists()).expect("PgBouncer: scripts/test installs it")
 }
 
-/// A running PgBouncer before one database; gone, with its files, when this is dropped.
+/// A running `PgBouncer` before one database; gone, with its files, when this is dropped.
 struct Pooler {
     folder: TempDir,
     owner: (u32, u32),
@@ -155,7 +155,7 @@ impl Pooler {
         let server = Url::parse(store.expose()).unwrap();
         let host = server.query_pairs().find(|(key, _)| key == "host").map(|(_, host)| host.into_owned());
         let host = host.unwrap_or_else(|| server.host_str().unwrap().to_owned());
-        // It runs as whoever may reach the server's socket: PgBouncer does not run as root either.
+        // It runs as whoever may reach the server's socket: `PgBouncer` does not run as root either.
         let owner = std::fs::metadata(&host).map_or((65_534, 65_534), |folder| (folder.uid(), folder.gid()));
         let folder = tempfile::Builder::new().prefix("pooler").tempdir_in("/tmp").unwrap();
         let here = folder.path().to_str().unwrap();
