@@ -110,10 +110,12 @@ async fn s1_a_full_disk_of_postgresql_loses_no_refresh_token_and_serves_again_wh
                 assert!(cluster.sandbox().accepts(&got.access_token));
             }
         }
-        // What has room in its page is taken still.
+        let mut users = USERS..;
+        // What has room in its page is taken still; and what is vacuumed has room again.
         until("somebody hears that it is full", async || {
-            let flows = join_all(ANSWERED.map(|n| start_flow(&replicas[n % 3], n))).await;
-            let mut told = flows.into_iter().filter_map(Result::err);
+            fill(&mut filler).await;
+            let flows = users.by_ref().take(6).map(|n| start_flow(&replicas[n % 3], n));
+            let mut told = join_all(flows).await.into_iter().filter_map(Result::err);
             told.next().is_some_and(|told| {
                 assert_eq!(reason(&told), "STORE_UNAVAILABLE");
                 wait(&told) > Duration::ZERO
