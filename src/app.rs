@@ -141,6 +141,7 @@ impl App {
         let store = open(&config).await?;
         let opened = patiently(&config, async || keys::open(&store, &config).await).await?;
         patiently(&config, async || store.migrate().await).await?;
+        patiently(&config, async || wallet::set_clock(&store, &clock).await).await?;
         let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
         let cache = Cache::new(store.clone(), clock.clone(), config.cache_max_bytes, tasks.clone());
         let access = Access::new(store.clone(), cache.clone(), clock.clone(), opened.instance.id);

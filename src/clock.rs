@@ -1,13 +1,17 @@
 //! Time, handed in. Business time (expiry, due, leases) comes from a [`Clock`], so that tests move it instead of sleeping.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 /// How long a wait for the machine's clock sleeps at most before it looks again.
 const LONGEST_NAP: Duration = Duration::from_secs(1);
+
+/// A clock that is followed and less than this behind is waited for; one that is further behind was set back, and what
+/// was dated before would seem younger than it is.
+const WAITS_FOR: Duration = Duration::from_secs(5);
 
 /// How often a file is looked at for the time.
 #[cfg(feature = "failpoints")]
@@ -66,18 +70,56 @@ fn millis(span: Duration) -> i64 {
 /// The one source of time. Cheap to clone; all clones tell the same time.
 ///
 /// Business time never goes back while the process runs: a wall clock that is set back is outrun by the boot clock, one
-/// that is set forward is believed, since taking a token for older than it is harms nobody.
+/// that is set forward is believed, since taking a token for older than it is harms nobody. Where several machines work
+/// together, all [follow](Self::follow) one clock, and their own wall clocks say nothing.
 #[derive(Clone, Debug)]
 pub struct Clock {
     source: Source,
-    /// The greatest lead of the wall clock over the boot clock seen so far, in milliseconds.
-    lead: Arc<AtomicI64>,
+    course: Arc<Course>,
+}
+
+/// How business time runs beside the boot clock.
+#[derive(Debug)]
+struct Course {
+    /// Its lead over the boot clock, in milliseconds: that of the clock that is followed, or the greatest of the wall
+    /// clock seen so far.
+    lead: AtomicI64,
+    /// Another clock is followed.
+    follows: AtomicBool,
+    /// The latest time that was told since then, in milliseconds.
+    told: AtomicI64,
+}
+
+/// What another clock showed.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// What it showed.
+    pub at: Timestamp,
+    /// The boot clock before it was asked.
+    pub asked: Duration,
+    /// The boot clock when its answer was here.
+    pub answered: Duration,
+}
+
+/// How this machine stands to the clock that it follows, in milliseconds; negative: it is behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drift {
+    /// How far ahead of it business time stays: it was set back by more than can be waited for.
+    pub business: i64,
+    /// How far ahead of it the machine's wall clock is.
+    pub wall: i64,
+    /// How far it has jumped ahead of where it was followed to.
+    pub jumped: i64,
 }
 
 #[derive(Clone, Debug)]
 enum Source {
     System,
-    Moved(Arc<watch::Sender<Face>>),
+    Moved {
+        face: Arc<watch::Sender<Face>>,
+        /// Of one machine among others; else it is the time of the whole world.
+        machine: bool,
+    },
     #[cfg(feature = "failpoints")]
     File(Arc<std::path::PathBuf>),
 }
@@ -101,8 +143,17 @@ impl Clock {
 
     /// A clock that stands at `at` until its [`Hand`] moves it.
     pub fn moved(at: Timestamp) -> (Self, Hand) {
+        Self::with_face(at, false)
+    }
+
+    /// The same as the clock of one machine, which follows others where [`Self::system`] does.
+    pub fn moved_machine(at: Timestamp) -> (Self, Hand) {
+        Self::with_face(at, true)
+    }
+
+    fn with_face(at: Timestamp, machine: bool) -> (Self, Hand) {
         let face = Arc::new(watch::Sender::new(Face { wall: at, boot: at.since(Timestamp(0)) }));
-        (Self::of(Source::Moved(Arc::clone(&face))), Hand(face))
+        (Self::of(Source::Moved { face: Arc::clone(&face), machine }), Hand(face))
     }
 
     /// A clock that another process moves: `path` holds its wall and its boot time, in milliseconds, with a space between
@@ -123,23 +174,85 @@ impl Clock {
     }
 
     fn of(source: Source) -> Self {
-        Self { source, lead: Arc::new(AtomicI64::new(i64::MIN)) }
+        let course = Course { lead: i64::MIN.into(), follows: false.into(), told: i64::MIN.into() };
+        Self { source, course: Arc::new(course) }
     }
 
-    /// UTC as far as the wall clock can be believed; never earlier than at the last call.
+    /// UTC as far as it can be believed; never earlier than at the last call.
     pub fn now(&self) -> Timestamp {
+        let course = &self.course;
+        if course.follows.load(Ordering::SeqCst) {
+            let at = millis(self.boot()).saturating_add(course.lead.load(Ordering::SeqCst));
+            return Timestamp(course.told.fetch_max(at, Ordering::SeqCst).max(at));
+        }
         // The wall first: what passes between the two readings must not make the lead greater.
         let wall = self.wall();
         let boot = millis(self.boot());
         let lead = wall.0.saturating_sub(boot);
-        Timestamp(boot.saturating_add(self.lead.fetch_max(lead, Ordering::SeqCst).max(lead)))
+        Timestamp(boot.saturating_add(course.lead.fetch_max(lead, Ordering::SeqCst).max(lead)))
+    }
+
+    /// Whether this is one machine's clock, and not the time of a whole test.
+    pub const fn is_a_machines(&self) -> bool {
+        match self.source {
+            Source::System => true,
+            Source::Moved { machine, .. } => machine,
+            #[cfg(feature = "failpoints")]
+            Source::File(_) => false,
+        }
+    }
+
+    /// Whether it follows another.
+    pub fn follows(&self) -> bool {
+        self.course.follows.load(Ordering::SeqCst)
+    }
+
+    /// Follows another clock from its first reading on, which comes before anything is dated. Business time is then
+    /// never behind that clock, and ahead of it by less than the shortest way to it and back. If it jumps ahead it is
+    /// believed; if it was set back a little, business time stands until it is caught up with; if by more, it is left.
+    pub fn follow(&self, reading: &Reading) -> Drift {
+        let course = &self.course;
+        // It showed this at some moment between the two of ours.
+        let earliest = reading.at.0.saturating_sub(millis(reading.answered));
+        let latest = reading.at.0.saturating_sub(millis(reading.asked));
+        let mut drift = Drift {
+            wall: self.wall().0.saturating_sub(millis(self.boot()).saturating_add(latest)),
+            ..Drift::default()
+        };
+        if course.follows.load(Ordering::SeqCst) {
+            let lead = course.lead.load(Ordering::SeqCst);
+            drift.jumped = earliest.saturating_sub(lead).max(0);
+            drift.business = Some(lead.saturating_sub(latest)).filter(|ahead| *ahead > millis(WAITS_FOR)).unwrap_or(0);
+            if drift.business == 0 {
+                course.lead.store(lead.clamp(earliest, latest), Ordering::SeqCst);
+            }
+        } else {
+            course.lead.store(latest, Ordering::SeqCst);
+            course.follows.store(true, Ordering::SeqCst);
+        }
+        self.notify();
+        drift
+    }
+
+    /// It was at least this late already when the boot clock showed `boot`: others hold on to a time that the followed
+    /// clock was set back from.
+    pub fn catch_up(&self, at: Timestamp, boot: Duration) {
+        self.course.lead.fetch_max(at.0.saturating_sub(millis(boot)), Ordering::SeqCst);
+        self.notify();
+    }
+
+    /// Whoever waits for a moved clock looks again.
+    fn notify(&self) {
+        if let Source::Moved { face, .. } = &self.source {
+            face.send_modify(|_| {});
+        }
     }
 
     /// The wall clock as it is: for what other machines compare with their own.
     pub fn wall(&self) -> Timestamp {
         match &self.source {
             Source::System => read(rustix::time::ClockId::Realtime),
-            Source::Moved(face) => face.borrow().wall,
+            Source::Moved { face, .. } => face.borrow().wall,
             #[cfg(feature = "failpoints")]
             Source::File(path) => face_of(path).wall,
         }
@@ -152,7 +265,7 @@ impl Clock {
             Source::System => read(rustix::time::ClockId::Boottime).since(Timestamp(0)),
             #[cfg(not(any(target_os = "linux", target_os = "android")))]
             Source::System => read(rustix::time::ClockId::Monotonic).since(Timestamp(0)),
-            Source::Moved(face) => face.borrow().boot,
+            Source::Moved { face, .. } => face.borrow().boot,
             #[cfg(feature = "failpoints")]
             Source::File(path) => face_of(path).boot,
         }
@@ -167,7 +280,7 @@ impl Clock {
                     tokio::time::sleep(left.min(LONGEST_NAP)).await;
                 }
             }
-            Source::Moved(face) => {
+            Source::Moved { face, .. } => {
                 // An error would mean that the sender, which is held here, is gone.
                 let _ = face.subscribe().wait_for(|_| self.now() >= at).await;
             }
@@ -241,6 +354,57 @@ mod tests {
         assert_eq!(clock.afresh().now(), Timestamp::from_millis(7_010), "another process knows nothing of it");
         hand.set(Timestamp::from_millis(900_000));
         assert_eq!(clock.now(), Timestamp::from_millis(900_000), "forward is believed");
+    }
+
+    fn reading(at: i64, asked: i64, answered: i64) -> Reading {
+        let boot = |at| Timestamp(at).since(Timestamp(0));
+        Reading { at: Timestamp(at), asked: boot(asked), answered: boot(answered) }
+    }
+
+    #[test]
+    fn s9_a_clock_that_follows_another_is_never_behind_it_and_its_own_wall_says_nothing() {
+        let (clock, hand) = Clock::moved_machine(Timestamp(900_000));
+        assert_eq!(clock.now(), Timestamp(900_000));
+        // Asked at 900 000, answered 400 ms later: somewhere in between it was 100 000.
+        hand.advance(Duration::from_millis(400));
+        let drift = clock.follow(&reading(100_000, 900_000, 900_400));
+        assert_eq!(drift, Drift { wall: 800_000, ..Drift::default() });
+        assert_eq!(clock.now(), Timestamp(100_400), "as late as it can be, also if that is earlier than before");
+        hand.set(Timestamp(5));
+        assert_eq!(clock.clone().now(), Timestamp(100_400));
+        // A closer look: 100 ms too late. It stands until it is as late as that.
+        hand.advance(Duration::from_millis(50));
+        assert_eq!(clock.now(), Timestamp(100_450));
+        assert_eq!(clock.follow(&reading(100_350, 900_450, 900_460)).business, 0);
+        assert_eq!(clock.now(), Timestamp(100_450));
+        hand.advance(Duration::from_millis(100));
+        assert_eq!(clock.now(), Timestamp(100_450));
+        hand.advance(Duration::from_millis(7));
+        assert_eq!(clock.now(), Timestamp(100_457));
+        // A reading that leaves room for where it is changes nothing.
+        clock.follow(&reading(100_400, 900_400, 900_557));
+        assert_eq!(clock.now(), Timestamp(100_457));
+    }
+
+    #[test]
+    fn s9_a_followed_clock_that_jumps_ahead_is_believed_and_one_that_is_set_back_is_left() {
+        let (clock, hand) = Clock::moved_machine(Timestamp(0));
+        clock.follow(&reading(1_000, 0, 0));
+        assert_eq!(clock.follow(&reading(91_000, 0, 0)), Drift { jumped: 90_000, wall: -91_000, business: 0 });
+        assert_eq!(clock.now(), Timestamp(91_000));
+        assert_eq!(clock.follow(&reading(1_000, 0, 0)).business, 90_000);
+        hand.advance(Duration::from_secs(1));
+        assert_eq!(clock.now(), Timestamp(92_000), "it goes on alone");
+        // It was put right.
+        assert_eq!(clock.follow(&reading(90_000, 1_000, 1_000)).business, 0);
+        hand.advance(Duration::from_secs(3));
+        assert_eq!(clock.now(), Timestamp(93_000));
+        let (late, _) = Clock::moved_machine(Timestamp(0));
+        late.follow(&reading(1_000, 0, 0));
+        late.catch_up(Timestamp(500), Duration::ZERO);
+        assert_eq!(late.now(), Timestamp(1_000));
+        late.catch_up(Timestamp(93_000), Duration::ZERO);
+        assert_eq!(late.now(), Timestamp(93_000));
     }
 
     #[test]

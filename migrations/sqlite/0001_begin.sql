@@ -189,6 +189,8 @@ CREATE TABLE grants (
 CREATE UNIQUE INDEX grants_current ON grants (account_id) WHERE is_current;
 -- The sweep, per provider.
 CREATE INDEX grants_to_sweep ON grants (provider_id, sweep_at) WHERE is_current AND sweep_at IS NOT NULL;
+-- What failed and waits for its next attempt, when its provider works again.
+CREATE INDEX grants_to_retry ON grants (provider_id, sweep_at) WHERE is_current AND attempts > 0;
 -- Whether verdicts are to be frozen.
 CREATE INDEX grants_suspected ON grants (provider_id, suspect_at) WHERE suspect_at IS NOT NULL;
 -- Consents that run out.

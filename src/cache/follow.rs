@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::Cache;
-use crate::store::{Changes, StoreError};
+use crate::store::{Changes, Place, StoreError};
 
 /// How often the log is read. Real time: it is what the other replicas wait by.
 const PACE: Duration = Duration::from_millis(250);
@@ -19,7 +19,7 @@ impl Cache {
             .run_until_cancelled(async {
                 let (mut known, mut reads) = (None, true);
                 loop {
-                    let result = self.read_log(known).await;
+                    let result = self.read_log(known.as_ref()).await;
                     if let Err(error) = &result
                         && reads
                     {
@@ -33,10 +33,10 @@ impl Cache {
             .await;
     }
 
-    /// Reads what happened after `known`; the newest sequence.
-    async fn read_log(&self, known: Option<i64>) -> Result<i64, StoreError> {
+    /// Reads what happened after `known`; how far that is.
+    async fn read_log(&self, known: Option<&Place>) -> Result<Place, StoreError> {
         let asked_at = self.0.clock.boot();
-        let Changes { sequence, stale, gap } = self.0.store.coherence_since(known).await?;
+        let Changes { place, stale, gap } = self.0.store.coherence_since(known).await?;
         if gap {
             self.drop_from_shelves(None);
         } else {
@@ -45,6 +45,6 @@ impl Cache {
             }
         }
         self.renew_lease(asked_at);
-        Ok(sequence)
+        Ok(place)
     }
 }

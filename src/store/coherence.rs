@@ -28,11 +28,20 @@ pub enum Stale {
     ApiClients,
 }
 
-/// What became stale since a sequence that a replica knows.
+/// How far a replica has read the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Changes {
+pub struct Place {
     /// The newest sequence.
     pub sequence: i64,
+    /// What stood there. After a failover that lost the log's end the same sequence may stand for another change.
+    pub mark: Option<String>,
+}
+
+/// What became stale since a replica read the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changes {
+    /// How far it has been read now.
+    pub place: Place,
     /// What to drop, the oldest change first.
     pub stale: Vec<Stale>,
     /// Not all of it is known: drop everything.
@@ -46,12 +55,15 @@ statements! {
     BUMP { "UPDATE coherence SET sequence = sequence + 1 WHERE singleton = 1 RETURNING sequence" }
     LOG { "INSERT INTO coherence_log (sequence, kind, subject, at) VALUES ($1, $2, $3, $4)" }
     SINCE {
-        "SELECT c.sequence, l.kind, l.subject FROM coherence c LEFT JOIN coherence_log l ON l.sequence > $1
+        "SELECT c.sequence, l.sequence AS place, l.kind, l.subject, l.at FROM coherence c
+         LEFT JOIN coherence_log l ON l.sequence >= COALESCE(CAST($1 AS BIGINT), c.sequence)
          WHERE c.singleton = 1 ORDER BY l.sequence LIMIT $2"
     }
+    // The newest row stays: by it a reader knows the log again.
     TIDY {
         "DELETE FROM coherence_log WHERE sequence IN
-            (SELECT sequence FROM coherence_log WHERE at < $1 ORDER BY sequence LIMIT $2)"
+            (SELECT sequence FROM coherence_log WHERE at < $1 AND sequence < (SELECT c.sequence FROM coherence c)
+             ORDER BY sequence LIMIT $2)"
     }
 }
 
@@ -93,9 +105,10 @@ impl Stale {
 }
 
 impl Store {
-    /// What became stale after the sequence `known`; `None` knows nothing.
-    pub async fn coherence_since(&self, known: Option<i64>) -> Result<Changes, StoreError> {
-        let rows = self.db.all(&SINCE, args![known.unwrap_or(i64::MAX), FAR_BEHIND]).await?;
+    /// What became stale after the place `known`; `None` knows nothing.
+    pub async fn coherence_since(&self, known: Option<&Place>) -> Result<Changes, StoreError> {
+        // And the row of that place.
+        let rows = self.db.all(&SINCE, args![known.map(|known| known.sequence), FAR_BEHIND + 1]).await?;
         changes(known, &rows)
     }
 
@@ -119,20 +132,30 @@ pub(super) async fn tell(tx: &mut Tx, stale: &Stale, at: Timestamp) -> Result<()
     tx.execute(&LOG, args![sequence, stale.kind(), stale.subject(), at]).await.map(drop)
 }
 
-fn changes(known: Option<i64>, rows: &[Row]) -> Result<Changes, StoreError> {
+fn changes(known: Option<&Place>, rows: &[Row]) -> Result<Changes, StoreError> {
     let newest = rows.first().ok_or_else(|| StoreError::Other("the table coherence has no row".to_owned()))?;
-    let sequence: i64 = newest.get("sequence")?;
-    let mut stale = Vec::new();
+    let mut place = Place { sequence: newest.get("sequence")?, mark: None };
+    let (mut stale, mut was_there) = (Vec::new(), None);
     for row in rows {
-        let Some(kind) = row.get::<Option<String>>("kind")? else { continue };
+        let Some(sequence) = row.get::<Option<i64>>("place")? else { continue };
+        let (kind, subject) = (row.get::<String>("kind")?, row.get::<String>("subject")?);
+        let mark = Some(format!("{kind} {subject} {}", row.get::<i64>("at")?));
+        if sequence == place.sequence {
+            place.mark.clone_from(&mark);
+        }
+        if known.is_some_and(|known| sequence == known.sequence) {
+            was_there = mark;
+            continue;
+        }
         // A word that this program does not know: a newer one runs beside it.
-        let Some(read) = Stale::parse(&kind, &row.get::<String>("subject")?) else { continue };
-        stale.push(read);
+        stale.extend(Stale::parse(&kind, &subject));
     }
     // Sequences have no holes, so a step back, a removed row, an unknown word and a cut list all miscount.
     let told = i64::try_from(stale.len()).unwrap_or(i64::MAX);
-    let gap = known.is_none_or(|known| sequence.saturating_sub(known) != told);
-    Ok(Changes { sequence, stale, gap })
+    let gap = known.is_none_or(|known| {
+        place.sequence.saturating_sub(known.sequence) != told || known.mark.is_some() && known.mark != was_there
+    });
+    Ok(Changes { place, stale, gap })
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ use std::sync::Arc;
 pub use accounts::{AccountChange, AccountFilter, AccountRow, UpdateAccount};
 pub use api_clients::{ApiClientRow, ApiKeyRow, StoredApiKey};
 pub use claims::Claim;
-pub use coherence::{Changes, Stale};
+pub use coherence::{Changes, Place, Stale};
 pub use copy::{Copied, Progress};
 pub use error::StoreError;
 pub use events::{EventFilter, EventLog, EventPage, EventRow, EventsError, Numbered};
@@ -51,7 +51,7 @@ pub use provider_secrets::{AddSecret, MOST_SECRETS, ProviderSecretRow, RemoveSec
 pub use providers::{DeleteProvider, NewProvider, ProviderChange, ProviderRow, UpdateProvider};
 pub use record::{GrantChange, Outcome, Recorded};
 pub use redirect_urls::RedirectUrlRow;
-pub use replicas::Beat;
+pub use replicas::{Beat, Times};
 pub use request_ids::{Note, RequestRow};
 pub use revocations::{Pending, Revocation, RevocationClaim, RevocationEnd};
 pub use standing::Blame;
@@ -167,5 +167,12 @@ impl Store {
             checked.map_err(|error| StoreError::Other(format!("{}: {error}", sql.name)))?;
         }
         Ok(STATEMENTS.iter().map(|statements| statements.len()).sum())
+    }
+
+    /// The text for PostgreSQL of the statement `file::NAME`, to look at its plan.
+    #[doc(hidden)]
+    pub fn text_of(name: &str) -> Option<&'static str> {
+        let mut all = STATEMENTS.iter().copied().flatten();
+        all.find(|sql| sql.name.strip_prefix("token_wallet::store::") == Some(name)).map(|sql| sql.postgres)
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::error::StoreError;
 use super::sql::{args, statements, to_json};
 use super::{BATCH, Store};
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Reading, Timestamp};
 use crate::domain::ids::{ProviderId, ReplicaId};
 
 /// A replica's sign of life.
@@ -21,6 +21,15 @@ pub struct Beat {
     pub attempts: BTreeMap<ProviderId, u32>,
 }
 
+/// What time it is to others.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// The latest that any replica saw.
+    pub high_water: Timestamp,
+    /// The database's clock; none on `SQLite`.
+    pub database: Option<Reading>,
+}
+
 statements! {
     BEAT {
         "INSERT INTO replicas (id, started_at, beat_at, attempts) VALUES ($1, $2, $3, $4)
@@ -29,7 +38,11 @@ statements! {
     }
     RAISE_HIGH_WATER { "UPDATE instance SET high_water = $1 WHERE high_water < $1" }
     LOWER_HIGH_WATER { "UPDATE instance SET high_water = $1" }
-    HIGH_WATER { "SELECT id, high_water FROM instance" }
+    // The one statement that asks for the time: what replicas have in common, for their clocks to follow.
+    TIMES {
+        "SELECT id, high_water, "
+        [lite "NULL"] [pg "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"] " AS database_time FROM instance"
+    }
     LIVE { "SELECT id, started_at, beat_at, attempts FROM replicas WHERE beat_at > $1 ORDER BY id" }
     LAST_HEARD { "SELECT id, beat_at FROM replicas WHERE id = $1" }
     FORGET { "DELETE FROM replicas WHERE beat_at < $1" }
@@ -83,10 +96,15 @@ impl Store {
         self.db.execute(&FORGET, args![before]).await
     }
 
-    /// The latest time that any replica saw.
-    pub async fn high_water(&self) -> Result<Timestamp, StoreError> {
-        let row = self.db.one(&HIGH_WATER, &[]).await?;
-        row.map_or(Ok(Timestamp::from_millis(0)), |row| row.of("instance", "", "id")?.time("high_water"))
+    /// What time it is to others; by `clock` only how long it took to ask.
+    pub async fn times(&self, clock: &Clock) -> Result<Times, StoreError> {
+        let asked = clock.boot();
+        let row = self.db.one(&TIMES, &[]).await?;
+        let answered = clock.boot();
+        let row = row.ok_or_else(|| StoreError::Other("the table instance has no row".to_owned()))?;
+        let cells = row.of("instance", "", "id")?;
+        let reading = |at| Reading { at, asked, answered };
+        Ok(Times { high_water: cells.time("high_water")?, database: cells.time_opt("database_time")?.map(reading) })
     }
 
     /// The clock was set back: how old tokens are cannot be told. All that can be refreshed count as run out, and the

@@ -1,7 +1,8 @@
 //! SQL for two engines: statements with one text, values to bind, rows to read.
 //!
 //! A statement is declared with [`statements!`], which also lists it, so that every statement can be prepared by a
-//! test on both engines. Times are bound, never asked of the database.
+//! test on both engines. Times are bound, never asked of the database, but for the one by which replicas set their
+//! clocks.
 
 use std::borrow::Cow;
 use std::str::FromStr;

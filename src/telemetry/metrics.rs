@@ -30,6 +30,7 @@ const SPOOL_RECORDS: &str = "token_wallet_spool_records";
 const SPOOL_APPENDS: &str = "token_wallet_spool_appends_total";
 const SPOOL_FAILURES: &str = "token_wallet_spool_failures_total";
 const SPOOL_UNREADABLE: &str = "token_wallet_spool_unreadable_total";
+const CLOCK_AHEAD_SECONDS: &str = "token_wallet_clock_ahead_seconds";
 const STATEMENTS: &str = "token_wallet_store_statements_total";
 const EVENTS: &str = "token_wallet_events_total";
 const EVENTS_UNNUMBERED: &str = "token_wallet_events_unnumbered";
@@ -77,7 +78,7 @@ const fn histogram_of(name: &'static str, labels: &'static str, meaning: &'stati
 }
 
 /// All of them.
-pub const METRICS: [Metric; 33] = [
+pub const METRICS: [Metric; 34] = [
     counter_of(REQUESTS, "method, code", "Answered requests, by gRPC code"),
     histogram_of(REQUEST_SECONDS, "method", "Seconds from a request's headers to its answer"),
     counter_of(
@@ -128,6 +129,12 @@ pub const METRICS: [Metric; 33] = [
         SPOOL_UNREADABLE,
         "",
         "Answers found in the spool that could not be read, or set aside because their flow had ended",
+    ),
+    gauge_of(
+        CLOCK_AHEAD_SECONDS,
+        "clock",
+        "On PostgreSQL, how far ahead of the database's clock a clock is: `machine`, by which nothing is dated, and `wallet`, \
+         not 0 only after the database's was set back",
     ),
     counter_of(STATEMENTS, "statement", "Statements sent to the store"),
     counter_of(EVENTS, "type", "Events written, each with its change"),
@@ -312,6 +319,12 @@ pub fn spool_unreadable(answers: usize) {
 /// A count as metrics have it. It is never so large that a digit is lost.
 fn lossy(count: usize) -> f64 {
     f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+/// Says how many milliseconds a clock is ahead of the database's.
+pub fn clock_ahead(clock: &'static str, millis: i64) {
+    let seconds = Duration::from_millis(millis.unsigned_abs()).as_secs_f64();
+    gauge!(CLOCK_AHEAD_SECONDS, "clock" => clock).set(if millis < 0 { -seconds } else { seconds });
 }
 
 /// Counts a written event.

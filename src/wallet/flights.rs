@@ -70,6 +70,12 @@ impl Flight {
         self.tell(landing);
     }
 
+    /// Whether anybody has a seat and was not told yet.
+    pub(super) fn is_waited_for(&self) -> bool {
+        // The map has a seat too.
+        self.landed.borrow().is_none() && self.landed.receiver_count() > 1
+    }
+
     fn leave(&self) {
         // Not the grant's next flight: it may have begun when this one landed.
         let mut flights = self.flights.lock();

@@ -19,10 +19,6 @@ use crate::domain::secret::AccessToken;
 use crate::providers::Provider;
 use crate::store::Holding;
 
-/// How often a get looks again while another holder of the grant's lease is at it.
-const FIRST_LOOK: Duration = Duration::from_millis(100);
-const LAST_LOOK: Duration = Duration::from_millis(500);
-
 /// Which token is wanted, besides whose and where.
 #[derive(Default)]
 pub struct TokenRequest {
@@ -59,7 +55,6 @@ impl Wallet {
         let ReadToken { user, provider } = permit.action();
         let provider = self.0.registry.by_slug(provider).await?;
         let mut refreshed = false;
-        let mut look_again = FIRST_LOOK;
         loop {
             if let Some(handout) = self.hot_get(user, provider.id, request) {
                 return Ok(handout);
@@ -97,11 +92,7 @@ impl Wallet {
             };
             match self.fly(&holding.grant, errand).arrive().await {
                 Landing::Refreshed => refreshed = true,
-                Landing::Elsewhere => {
-                    // Real time, not the clock's: this waits for another process, or for a moment at the store.
-                    tokio::time::sleep(look_again).await;
-                    look_again = (look_again * 2).min(LAST_LOOK);
-                }
+                Landing::Elsewhere => {}
                 Landing::Failed(Failure::ProviderUnavailable { .. } | Failure::StoreUnavailable) if stale_will_do => {
                     return self.hand_out_while_it_lives(&holding).await;
                 }

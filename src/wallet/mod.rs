@@ -18,6 +18,7 @@ mod replica;
 mod revoke;
 pub mod spool;
 mod sweep;
+mod time;
 mod verdict;
 mod withdraw;
 
@@ -40,6 +41,7 @@ use crate::vault::{Owner, Vault};
 
 pub use deposit::RedeemError;
 pub use get::{Handout, TokenRequest};
+pub use time::set_clock;
 
 use answers::Answers;
 use flights::Flights;

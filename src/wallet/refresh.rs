@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::flights::{Flight, Landing, Passenger};
 use super::{Ids, Inner, Wallet};
-use crate::domain::doubt::{Recovery, Reuse};
+use crate::domain::doubt::{self, Recovery, Reuse};
 use crate::domain::error::Failure;
 use crate::domain::grant::Grant;
 use crate::domain::policy;
@@ -37,6 +37,10 @@ pub(super) enum Errand {
     Probe,
 }
 
+/// How often a flight looks again while another replica is at its grant.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
+const LAST_LOOK: Duration = Duration::from_millis(500);
+
 /// What a claim of a grant in doubt rests on.
 #[derive(Clone, Copy)]
 struct Retried<'a> {
@@ -61,6 +65,9 @@ impl Wallet {
                     // lost.
                     Err(failure) => Landing::Failed(failure),
                 };
+                if landing == Landing::Elsewhere && errand != Errand::Ahead {
+                    inner.wait_for_another(&flight, &judged).await;
+                }
                 flight.land(landing);
             });
         }
@@ -69,6 +76,24 @@ impl Wallet {
 }
 
 impl Inner {
+    /// Somebody else is at it, or was: looks again, for all passengers together, until another replica's lease is over.
+    /// Memory has then what came of it.
+    async fn wait_for_another(&self, flight: &Flight, judged: &Grant) {
+        let mut look_again = FIRST_LOOK;
+        while flight.is_waited_for() {
+            // Real time, not the clock's: this waits for another process, or for a moment at the store.
+            tokio::time::sleep(look_again).await;
+            look_again = (look_again * 2).min(LAST_LOOK);
+            let Ok(holdings) = self.holdings(&judged.user, judged.provider).await else { return };
+            let now = self.clock.now();
+            let mut leases = holdings.iter().filter(|holding| holding.grant.id == judged.id);
+            let lease = leases.next().and_then(|holding| holding.grant.lease);
+            if lease.is_none_or(|lease| lease.owner == self.replica || doubt::is_over(lease, now)) {
+                return;
+            }
+        }
+    }
+
     /// Claims the grant, unless it has changed since it was judged, and redeems its refresh token.
     async fn run(&self, flight: &Flight, judged: &Grant, errand: Errand) -> Result<Landing, Failure> {
         let provider = self.registry.by_id(judged.provider).await?;

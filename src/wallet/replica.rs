@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::recover::SETTLED;
 use super::{Inner, Wallet};
-use crate::clock::Timestamp;
+use crate::clock::{Drift, Timestamp};
 use crate::domain::doubt::SILENT_FOR_GOOD;
 use crate::domain::ids::ProviderId;
 use crate::domain::policy::CLOCK_TOLERANCE;
@@ -18,6 +18,9 @@ const LIVE: Duration = Duration::from_secs(30);
 
 /// Whoever has not given a sign of life for this long, three beats, may have slept, and others with it.
 const MISSED: Duration = Duration::from_secs(15);
+
+/// How often a replica that starts looks for signs of others.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Forgotten after this, when nothing of it can be in doubt any more.
 const FORGOTTEN: Duration = Duration::from_hours(24 * 30);
@@ -33,6 +36,8 @@ pub(super) struct Pulse {
     elsewhere: BTreeMap<ProviderId, u32>,
     /// How crowded each provider's next hour is, 0 to 1.
     pub(super) loads: BTreeMap<ProviderId, f64>,
+    /// How the database's clock was found at the latest look.
+    pub(super) drift: Drift,
 }
 
 impl Wallet {
@@ -40,11 +45,14 @@ impl Wallet {
     /// out by themselves: its requests may still be at the provider.
     pub async fn arrive(&self) -> Result<(), StoreError> {
         let (store, now) = (&self.0.store, self.0.clock.now());
-        let seen = store.high_water().await?;
+        let seen = store.times(&self.0.clock).await?.high_water;
         if now.plus(CLOCK_TOLERANCE) < seen {
-            let others = store.replicas(seen.minus(LIVE)).await?;
-            if others.iter().any(|beat| beat.replica != self.0.replica) {
-                tracing::error!(?now, ?seen, "this machine's clock is behind that of the other replicas");
+            if self.others_hold_on_to(seen).await? {
+                tracing::error!(
+                    ?now,
+                    ?seen,
+                    "the database's clock was set back; the other replicas hold on to the time of before"
+                );
             } else {
                 let tokens = store.distrust_tokens(now).await?;
                 tracing::error!(
@@ -56,6 +64,23 @@ impl Wallet {
             }
         }
         self.beat().await
+    }
+
+    /// Whether others run whose time goes on from `seen`. Their last signs of life may be all that is left of them.
+    async fn others_hold_on_to(&self, seen: Timestamp) -> Result<bool, StoreError> {
+        let inner = &self.0;
+        let others = inner.store.replicas(seen.minus(LIVE)).await?;
+        if others.iter().all(|beat| beat.replica == inner.replica) {
+            return Ok(false);
+        }
+        // Real time: theirs.
+        let moved = tokio::time::timeout(MISSED, async {
+            while inner.store.times(&inner.clock).await?.high_water <= seen {
+                tokio::time::sleep(LOOK).await;
+            }
+            Ok(())
+        });
+        moved.await.map_or(Ok(false), |moved| moved.map(|()| true))
     }
 
     /// Since when the store answers without a fault in between; `None` if it does not, or if this replica was not awake
@@ -74,15 +99,16 @@ impl Wallet {
     /// Gives a sign of life and learns of the others.
     pub async fn beat(&self) -> Result<(), StoreError> {
         let inner = &self.0;
-        let now = inner.clock.now();
         let attempts = inner.registry.gate().attempts();
-        let beat = Beat { replica: inner.replica, started_at: inner.started_at, at: now, attempts };
         let others = async {
+            inner.follow_the_database().await?;
+            let now = inner.clock.now();
+            let beat = Beat { replica: inner.replica, started_at: inner.started_at, at: now, attempts };
             inner.store.beat(&beat).await?;
             inner.store.forget_replicas(now.minus(FORGOTTEN)).await?;
-            inner.store.replicas(now.minus(LIVE)).await
+            Ok((now, inner.store.replicas(now.minus(LIVE)).await?))
         };
-        let others = others.await.inspect_err(|_| inner.pulse().beating_since = None)?;
+        let (now, others) = others.await.inspect_err(|_: &StoreError| inner.pulse().beating_since = None)?;
         let mut elsewhere = BTreeMap::new();
         for beat in others.iter().filter(|beat| beat.replica != inner.replica) {
             for (provider, count) in &beat.attempts {

@@ -59,6 +59,11 @@ async fn ready(State(readiness): State<Readiness>) -> Response {
     if !readiness.wallet.spool_is_writable().await {
         return (StatusCode::SERVICE_UNAVAILABLE, "not ready: the spool cannot be written\n").into_response();
     }
+    if let Some(ahead) = readiness.wallet.astray() {
+        let told =
+            format!("not ready: the database's clock was set back by {} s while replicas ran\n", ahead.as_secs());
+        return (StatusCode::SERVICE_UNAVAILABLE, told).into_response();
+    }
     match (readiness.failing_job)() {
         Some(job) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: job {job} keeps failing\n")).into_response(),
         None => "ready\n".into_response(),

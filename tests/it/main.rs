@@ -10,6 +10,7 @@ mod cache;
 mod callback_rows;
 mod callers;
 mod cli;
+mod cluster;
 mod compose;
 #[cfg(feature = "failpoints")]
 mod crash;
@@ -35,6 +36,7 @@ mod outages;
 mod outbound;
 mod pages;
 mod parked;
+mod postgres;
 mod processes;
 mod provider_answers;
 mod provider_changes;

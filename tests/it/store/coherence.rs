@@ -5,7 +5,7 @@ use token_wallet::domain::grant::{Freshness, GrantState};
 use token_wallet::domain::ids::{AccountId, ApiClientId, GrantId, ProviderId};
 use token_wallet::domain::provider::Lifetime;
 use token_wallet::store::{
-    ApiClientRow, Changes, DeleteProvider, Deposit, Deposited, Engine, GrantChange, Outcome, Stale,
+    ApiClientRow, Changes, DeleteProvider, Deposit, Deposited, Engine, GrantChange, Outcome, Place, Stale,
 };
 
 use super::{Fixture, NOW, at, event, on_both_engines, sealed, slug, user};
@@ -16,11 +16,16 @@ on_both_engines! {
     who_missed_something_is_told_of_a_gap
 }
 
+/// Who has read so far, whatever was there.
+fn read_to(sequence: i64) -> Place {
+    Place { sequence, mark: None }
+}
+
 /// What was logged since `known`, if this store has a log.
 async fn since(store: &Fixture, known: i64) -> Vec<Stale> {
-    let Changes { sequence, stale, gap } = store.coherence_since(Some(known)).await.unwrap();
+    let Changes { place, stale, gap } = store.coherence_since(Some(&read_to(known))).await.unwrap();
     assert!(!gap);
-    assert_eq!(sequence, known + i64::try_from(stale.len()).unwrap());
+    assert_eq!(place.sequence, known + i64::try_from(stale.len()).unwrap());
     stale
 }
 
@@ -60,7 +65,7 @@ async fn each_change_that_takes_something_away_is_logged_with_it(store: &Fixture
 async fn a_refresh_is_logged_if_it_kills_the_older_token_and_a_death_is(store: &Fixture) {
     let provider = store.configured("acme").await;
     let (linked, grant) = store.linked(&user("ann"), provider, "s").await;
-    let known = store.coherence_since(None).await.unwrap().sequence;
+    let known = store.coherence_since(None).await.unwrap().place.sequence;
     let refreshed = |fence: i64| Outcome::Refreshed {
         access_token: sealed(1),
         refresh_token: None,
@@ -103,7 +108,7 @@ async fn who_missed_something_is_told_of_a_gap(store: &Fixture) {
     for n in 0..3 {
         store.linked(&user("ann"), provider, &format!("s{n}")).await;
     }
-    let gap = async |known| store.coherence_since(known).await.unwrap().gap;
+    let gap = async |known: Option<i64>| store.coherence_since(known.map(read_to).as_ref()).await.unwrap().gap;
     assert!(gap(None).await, "who knows nothing");
     assert!(gap(Some(4)).await, "a step back: the database is another, or an older copy");
     if store.engine() == Engine::Sqlite {
@@ -126,9 +131,32 @@ async fn who_missed_something_is_told_of_a_gap(store: &Fixture) {
         .await;
     assert!(gap(Some(3)).await && gap(Some(1_502)).await && !gap(Some(1_503)).await);
     store.tidy_coherence(at(1)).await.unwrap();
-    assert_eq!(store.number("SELECT COUNT(*) FROM coherence_log").await, 0);
-    assert_eq!(
-        store.coherence_since(Some(2_503)).await.unwrap(),
-        Changes { sequence: 2_503, stale: vec![], gap: false }
-    );
+    assert_eq!(store.number("SELECT COUNT(*) FROM coherence_log").await, 1, "by which its readers know the log again");
+    let newest =
+        Changes { place: Place { sequence: 2_503, mark: Some("providers  0".into()) }, stale: vec![], gap: false };
+    assert_eq!(store.coherence_since(Some(&newest.place)).await.unwrap(), newest);
+}
+
+#[tokio::test]
+async fn a_log_that_lost_its_end_and_grew_as_long_again_is_another_log() {
+    let store = Fixture::on_postgres().await;
+    let provider = store.configured("acme").await;
+    store.linked(&user("ann"), provider, "s").await;
+    let known = store.coherence_since(None).await.unwrap().place;
+    let again = store.coherence_since(Some(&known)).await.unwrap();
+    assert_eq!(again, Changes { place: known.clone(), stale: vec![], gap: false });
+    // A standby that had not received the newest change takes over, and others change something before it is read.
+    store
+        .tamper(
+            "DELETE FROM coherence_log WHERE sequence = (SELECT sequence FROM coherence);
+             UPDATE coherence SET sequence = sequence - 1",
+        )
+        .await;
+    store.linked(&user("bob"), provider, "t").await;
+    let after = store.coherence_since(Some(&known)).await.unwrap();
+    assert_eq!(after.place.sequence, known.sequence);
+    assert!(after.gap);
+    store.linked(&user("bob"), provider, "u").await;
+    assert!(store.coherence_since(Some(&known)).await.unwrap().gap);
+    assert!(!store.coherence_since(Some(&after.place)).await.unwrap().gap);
 }

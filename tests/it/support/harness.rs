@@ -59,8 +59,8 @@ pub struct Harness {
 
 /// One of several processes of a wallet: where to call, and as whom.
 pub struct Replica {
-    /// Keeps it running; none for the harness's own.
-    _app: Option<App>,
+    /// None for the harness's own.
+    app: Option<App>,
     pub key: String,
     channel: Channel,
 }
@@ -68,7 +68,17 @@ pub struct Replica {
 impl Replica {
     /// The same, called with another key.
     pub fn with_key(&self, key: &str) -> Self {
-        Self { _app: None, key: key.to_owned(), channel: self.channel.clone() }
+        Self { app: None, key: key.to_owned(), channel: self.channel.clone() }
+    }
+
+    /// Runs each of its jobs once.
+    pub async fn turn(&self) {
+        self.app.as_ref().unwrap().turn().await.unwrap();
+    }
+
+    /// Its probes.
+    pub fn ops(&self, path: &str) -> String {
+        format!("http://{}{path}", self.app.as_ref().unwrap().addresses().ops)
     }
 
     /// Its events.
@@ -124,9 +134,27 @@ impl Harness {
         .await
     }
 
+    /// One machine of several, on PostgreSQL. The sandbox's clock is the machine's of the database.
+    pub async fn machine((clock, hand): (Clock, Hand)) -> Self {
+        let options = Options { clock: Clock::system(), ..Options::default() };
+        let harness = Self::built(Engine::Postgres, options, clock, hand, |_| {}).await;
+        harness.configure(DEFAULT_CLIENT_SECRET).await;
+        harness
+    }
+
     async fn bare(engine: Engine, options: Options, change: impl FnOnce(&mut Config)) -> Self {
         let (clock, hand) = Clock::moved(BEGIN);
-        let sandbox = sandbox::start(Options { clock: clock.clone(), ..options }).await.unwrap();
+        Self::built(engine, Options { clock: clock.clone(), ..options }, clock, hand, change).await
+    }
+
+    async fn built(
+        engine: Engine,
+        options: Options,
+        clock: Clock,
+        hand: Hand,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let sandbox = sandbox::start(options).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let listeners = Listeners { grpc: any, web: any, ops: any };
@@ -196,14 +224,19 @@ impl Harness {
 
     /// Another process on the same PostgreSQL database.
     pub async fn second(&self) -> Replica {
-        let app = App::start(self.config.clone(), self.clock.clone()).await.unwrap();
+        self.second_with_clock(self.clock.clone()).await
+    }
+
+    /// The same on a machine with this clock.
+    pub async fn second_with_clock(&self, clock: Clock) -> Replica {
+        let app = App::start(self.config.clone(), clock).await.unwrap();
         let channel = channel(&app);
-        Replica { _app: Some(app), key: self.key.clone(), channel }
+        Replica { app: Some(app), key: self.key.clone(), channel }
     }
 
     /// This process, as others are called.
     pub fn replica(&self) -> Replica {
-        Replica { _app: None, key: self.key.clone(), channel: self.channel.clone() }
+        Replica { app: None, key: self.key.clone(), channel: self.channel.clone() }
     }
 
     /// Takes PostgreSQL away, until [`Self::mend_database`].

@@ -4,6 +4,7 @@ pub mod browser;
 pub mod canary;
 pub mod child;
 pub mod clients;
+pub mod cluster;
 pub mod database;
 pub mod dice;
 #[cfg(feature = "failpoints")]
@@ -17,6 +18,7 @@ pub mod peer;
 pub mod postgres;
 pub mod proxy;
 pub mod real_time;
+pub mod server;
 pub mod service;
 pub mod strangers;
 pub mod writer;

@@ -9,7 +9,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 
 /// Names the server: a PostgreSQL URL whose user may create databases.
-const SERVER: &str = "TOKEN_WALLET_TEST_POSTGRES_URL";
+pub const SERVER: &str = "TOKEN_WALLET_TEST_POSTGRES_URL";
 
 /// An empty database; dropped, with whatever is still connected to it, when this value is.
 #[derive(Debug)]
@@ -54,12 +54,17 @@ pub async fn database() -> TestDatabase {
     let server_url = std::env::var(SERVER).unwrap_or_else(|_| {
         panic!("{SERVER} is not set: run the tests with scripts/test, or this command behind scripts/with-postgres")
     });
+    database_on(&server_url).await
+}
+
+/// The same on another server.
+pub async fn database_on(server_url: &str) -> TestDatabase {
     #[expect(clippy::disallowed_methods, reason = "unique among the runs of real time, whatever a test's clock says")]
     let name = format!("token_wallet_test_{}", uuid::Uuid::now_v7().simple());
-    let server = PgConnectOptions::from_str(&server_url).expect("a PostgreSQL URL");
+    let server = PgConnectOptions::from_str(server_url).expect("a PostgreSQL URL");
     // template0 holds nothing that someone may have left in template1.
     run(&server, format!("CREATE DATABASE {name} TEMPLATE template0")).await.expect("a server that makes databases");
-    let mut url = url::Url::parse(&server_url).expect("a URL");
+    let mut url = url::Url::parse(server_url).expect("a URL");
     url.set_path(&name);
     TestDatabase { url: url.into(), name, server }
 }

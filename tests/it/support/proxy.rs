@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use reqwest::Url;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -22,8 +23,7 @@ pub struct Proxy {
 struct Shared {
     server: Server,
     weather: watch::Sender<Weather>,
-    /// A part of the statement whose commit's answer shall be lost.
-    doomed: Mutex<Option<String>>,
+    doomed: Mutex<Option<Doomed>>,
     lost: watch::Sender<usize>,
     stop: CancellationToken,
 }
@@ -33,9 +33,26 @@ enum Server {
     Tcp(String),
 }
 
+/// A commit that breaks its connection.
+struct Doomed {
+    /// A part of a statement in its transaction.
+    sql: String,
+    moment: Moment,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    /// The server is not asked for it.
+    BeforeCommit,
+    /// The server has done it, and its answer is lost.
+    AfterCommit,
+}
+
 #[derive(Clone, Copy, Default)]
 struct Weather {
     held: bool,
+    /// How late everything arrives, on either way.
+    delay: Duration,
     refusing: bool,
     /// Counts the cuts: whoever connected under a smaller number is cut off.
     cuts: u64,
@@ -88,9 +105,16 @@ impl Proxy {
         self.shared.weather.send_modify(|weather| weather.held = true);
     }
 
-    /// Ends [`Self::cut`] and [`Self::hold`]; what was held back goes on.
+    /// Lets everything arrive so much later, on either way.
+    pub fn delay(&self, by: Duration) {
+        self.shared.weather.send_modify(|weather| weather.delay = by);
+    }
+
+    /// Ends [`Self::cut`], [`Self::hold`] and [`Self::delay`]; what was held back goes on.
     pub fn heal(&self) {
-        self.shared.weather.send_modify(|weather| (weather.held, weather.refusing) = (false, false));
+        self.shared.weather.send_modify(|weather| {
+            (weather.held, weather.refusing, weather.delay) = (false, false, Duration::ZERO);
+        });
     }
 
     /// Ends [`Self::cut`] and [`Self::hold`] for new connections. The old ones stay as they are and silent, as where
@@ -105,10 +129,20 @@ impl Proxy {
     /// Loses the answer to the next commit of a change by a statement that contains `sql`: the server has committed,
     /// and the client's connection breaks before it is told.
     pub fn cut_after_commit(&self, sql: &str) {
-        *self.shared.doomed.lock().unwrap() = Some(sql.to_owned());
+        self.doom(sql, Moment::AfterCommit);
     }
 
-    /// Waits until so many commits' answers have been lost.
+    /// Loses the next `COMMIT` of a transaction with a statement that contains `sql`: both sides' connections break
+    /// before the server is asked for it.
+    pub fn cut_before_commit(&self, sql: &str) {
+        self.doom(sql, Moment::BeforeCommit);
+    }
+
+    fn doom(&self, sql: &str, moment: Moment) {
+        *self.shared.doomed.lock().unwrap() = Some(Doomed { sql: sql.to_owned(), moment });
+    }
+
+    /// Waits until so many commits, or their answers, have been lost.
     pub async fn commits_lost(&self, count: usize) {
         self.shared.lost.subscribe().wait_for(|lost| *lost >= count).await.unwrap();
     }
@@ -153,19 +187,12 @@ impl Shared {
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = tokio::io::split(server);
         let asked = |bytes: &[u8]| {
-            talk.lock().unwrap().asked(bytes);
-            true
+            let committing = talk.lock().unwrap().asked(bytes);
+            !self.loses(&committing, Moment::BeforeCommit)
         };
         let answered = |bytes: &[u8]| {
             let committed = talk.lock().unwrap().answered(bytes);
-            let mut doomed = self.doomed.lock().unwrap();
-            let is_lost = |sql: &mut String| committed.iter().any(|run| run.contains(sql.as_str()));
-            let lost = doomed.take_if(is_lost).is_some();
-            self.lost.send_if_modified(|count| {
-                *count += usize::from(lost);
-                lost
-            });
-            !lost
+            !self.loses(&committed, Moment::AfterCommit)
         };
         let mut weather = self.weather.subscribe();
         tokio::select! {
@@ -174,6 +201,19 @@ impl Shared {
             _ = weather.wait_for(|weather| weather.cuts != begun.cuts) => {}
             () = self.stop.cancelled() => {}
         }
+    }
+
+    /// Whether the commit of these statements, or its answer, is the doomed one.
+    fn loses(&self, statements: &[String], moment: Moment) -> bool {
+        let is_lost = |doomed: &mut Doomed| {
+            doomed.moment == moment && statements.iter().any(|statement| statement.contains(&doomed.sql))
+        };
+        let lost = self.doomed.lock().unwrap().take_if(is_lost).is_some();
+        self.lost.send_if_modified(|count| {
+            *count += usize::from(lost);
+            lost
+        });
+        lost
     }
 
     /// Forwards what comes, while `look` lets it pass.
@@ -187,6 +227,10 @@ impl Shared {
         let mut weather = self.weather.subscribe();
         let mut buffer = vec![0; 16 * 1024];
         while let Ok(read @ 1..) = from.read(&mut buffer).await {
+            let delay = weather.borrow().delay;
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
             let _ = weather.wait_for(|weather| !weather.held && weather.forgets == forgets).await;
             if !look(&buffer[..read]) || to.write_all(&buffer[..read]).await.is_err() {
                 return;
@@ -209,17 +253,19 @@ struct Talk {
 }
 
 impl Talk {
-    fn asked(&mut self, bytes: &[u8]) {
+    /// The statements whose commit `bytes` ask for.
+    fn asked(&mut self, bytes: &[u8]) -> Vec<String> {
         self.from_client.extend_from_slice(bytes);
         if !self.begun {
             // The first message has no kind.
-            let Some(length) = self.from_client.first_chunk().map(|length| size(*length)) else { return };
+            let Some(length) = self.from_client.first_chunk().map(|length| size(*length)) else { return Vec::new() };
             if self.from_client.len() < length {
-                return;
+                return Vec::new();
             }
             self.from_client.drain(..length);
             self.begun = true;
         }
+        let mut committing = Vec::new();
         while let Some((kind, body)) = message(&mut self.from_client) {
             let mut texts = body.split(|byte| *byte == 0).map(|text| String::from_utf8_lossy(text).into_owned());
             let mut text = || texts.next().unwrap_or_default();
@@ -229,10 +275,17 @@ impl Talk {
                     let (_portal, name) = (text(), text());
                     self.run.extend(self.prepared.get(&name).cloned());
                 }
-                b'Q' => self.run.push(text()),
+                b'Q' => {
+                    let script = text();
+                    if script == "COMMIT" {
+                        committing.extend_from_slice(&self.run);
+                    }
+                    self.run.push(script);
+                }
                 _ => {}
             }
         }
+        committing
     }
 
     /// The statements whose changes `bytes` tell to be committed, with what was asked in the same transaction.
@@ -369,6 +422,41 @@ mod tests {
         assert!(tx.commit().await.is_err());
         proxy.commits_lost(2).await;
         assert_eq!(count(&database.url).await, 4);
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_the_server_is_never_asked_for_has_not_happened() {
+        let (database, proxy) = table().await;
+        proxy.cut_before_commit("INSERT INTO t");
+        let mut connection = connect(proxy.url()).await.unwrap();
+        let mut tx = connection.begin().await.unwrap();
+        sqlx::query("SELECT n FROM t").fetch_all(&mut *tx).await.unwrap();
+        tx.commit().await.unwrap();
+        let mut tx = connection.begin().await.unwrap();
+        insert(&mut tx).await.unwrap();
+        assert!(tx.commit().await.is_err());
+        proxy.commits_lost(1).await;
+        assert_eq!(count(&database.url).await, 0);
+        // Once.
+        let mut connection = connect(proxy.url()).await.unwrap();
+        let mut tx = connection.begin().await.unwrap();
+        insert(&mut tx).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(count(&database.url).await, 1);
+    }
+
+    #[tokio::test]
+    async fn what_a_slow_proxy_passes_on_arrives_later_on_either_way() {
+        let (_database, proxy) = table().await;
+        let mut connection = connect(proxy.url()).await.unwrap();
+        let late = Duration::from_millis(60);
+        proxy.delay(late);
+        let mut asking = Box::pin(connection.execute("SELECT 1"));
+        assert!(tokio::time::timeout(2 * late - Duration::from_millis(10), &mut asking).await.is_err());
+        asking.await.unwrap();
+        proxy.heal();
+        insert(&mut connection).await.unwrap();
+        assert_eq!(count(proxy.url()).await, 1);
     }
 
     #[tokio::test]

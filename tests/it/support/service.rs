@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{Client as Http, Url};
@@ -34,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A wallet's files, its sandbox, and its process if one runs.
 pub struct Wallet {
-    pub sandbox: Sandbox,
+    pub sandbox: Arc<Sandbox>,
     pub http: Http,
     /// Of the first API client.
     pub key: String,
@@ -43,7 +44,7 @@ pub struct Wallet {
     folder: TempDir,
     process: Option<Process>,
     starts: usize,
-    _database: Option<TestDatabase>,
+    database: Option<Arc<TestDatabase>>,
 }
 
 /// A running wallet.
@@ -61,18 +62,47 @@ impl Wallet {
     /// A new wallet on `engine`, not running, with its keyring and a first API client. `variables` go to every
     /// process of it.
     pub async fn new(engine: Engine, options: Options, variables: &[(&str, &str)]) -> Self {
-        let sandbox = sandbox::start(options).await.unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        RootKey::generate().write_new(&path("root.key")).unwrap();
-        std::fs::create_dir(path("logs")).unwrap();
-        std::fs::create_dir(path("data")).unwrap();
         let database = if engine == Engine::Postgres { Some(postgres::database().await) } else { None };
+        Self::on(database, options, variables).await
+    }
+
+    /// The same on this PostgreSQL database, or on a file of its own.
+    pub async fn on(database: Option<TestDatabase>, options: Options, variables: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
         let url = match &database {
             Some(database) => with_password(&database.url),
-            None => format!("sqlite:{}", path("data/wallet.db").display()),
+            None => format!("sqlite:{}", folder.path().join("data/wallet.db").display()),
         };
-        std::fs::write(path("store.url"), &url).unwrap();
+        RootKey::generate().write_new(&folder.path().join("root.key")).unwrap();
+        let sandbox = Arc::new(sandbox::start(options).await.unwrap());
+        let mut wallet = Self::of(folder, StoreUrl::parse(url).unwrap(), sandbox, database.map(Arc::new));
+        wallet.variables.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let made = wallet.run(&["keys", "init"], &[]);
+        assert!(made.status.success(), "{made:?}");
+        let made = wallet.run(&["clients", "create", "tests", "--bootstrap"], &[]);
+        assert!(made.status.success(), "{made:?}");
+        text_line(&made.stdout).clone_into(&mut wallet.key);
+        wallet
+    }
+
+    /// Another replica, not running: a process with a folder of its own, on the same database.
+    pub fn beside(&self) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::copy(self.folder().join("root.key"), folder.path().join("root.key")).unwrap();
+        let (sandbox, database) = (Arc::clone(&self.sandbox), self.database.clone());
+        let mut wallet = Self::of(folder, self.store.clone(), sandbox, database);
+        let own = wallet.variables.len();
+        wallet.variables.extend_from_slice(&self.variables[own..]);
+        self.key.clone_into(&mut wallet.key);
+        wallet
+    }
+
+    /// With the variables that each needs, and a folder that has the root key.
+    fn of(folder: TempDir, store: StoreUrl, sandbox: Arc<Sandbox>, database: Option<Arc<TestDatabase>>) -> Self {
+        let path = |name: &str| folder.path().join(name);
+        std::fs::create_dir(path("logs")).unwrap();
+        std::fs::create_dir(path("data")).unwrap();
+        std::fs::write(path("store.url"), store.expose()).unwrap();
         let text = |path: PathBuf| path.to_str().unwrap().to_owned();
         let own = [
             ("INSTANCE__KIND", "development".into()),
@@ -84,25 +114,17 @@ impl Wallet {
             ("OPS__ADDR", "127.0.0.1:0".into()),
             ("SANDBOX__URL", sandbox.base_url()),
         ];
-        let own = own.into_iter().map(|(name, value)| (format!("TOKEN_WALLET__{name}"), value));
-        let given = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        let mut wallet = Self {
+        Self {
             sandbox,
             http: browser::new(),
             key: String::new(),
-            store: StoreUrl::parse(url).unwrap(),
-            variables: own.chain(given).collect(),
+            store,
+            variables: own.map(|(name, value)| (format!("TOKEN_WALLET__{name}"), value)).into(),
             folder,
             process: None,
             starts: 0,
-            _database: database,
-        };
-        let made = wallet.run(&["keys", "init"], &[]);
-        assert!(made.status.success(), "{made:?}");
-        let made = wallet.run(&["clients", "create", "tests", "--bootstrap"], &[]);
-        assert!(made.status.success(), "{made:?}");
-        text_line(&made.stdout).clone_into(&mut wallet.key);
-        wallet
+            database,
+        }
     }
 
     /// A running wallet with the provider `sandbox` and the redirect URL of the tests.
@@ -144,8 +166,13 @@ impl Wallet {
     /// From its next start on the process reaches PostgreSQL through this proxy; the test does not.
     pub fn behind_a_proxy(&self) -> Proxy {
         let proxy = Proxy::start(self.store.expose());
-        std::fs::write(self.folder.path().join("store.url"), proxy.url()).unwrap();
+        self.reach_by(proxy.url());
         proxy
+    }
+
+    /// From its next start on the process reaches its database like this; the test does not.
+    pub fn reach_by(&self, url: &str) {
+        std::fs::write(self.folder().join("store.url"), url).unwrap();
     }
 
     /// From its next start on its store is another one.
@@ -170,6 +197,15 @@ impl Wallet {
     /// Ends the process at once, as `kill -9` does, and leaves it to [`Self::end`].
     pub fn kill(&self) {
         self.signal(Signal::KILL);
+    }
+
+    /// Stops the process in the middle of whatever it does, until [`Self::resume`].
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
     }
 
     fn signal(&self, signal: Signal) {
@@ -317,6 +353,13 @@ impl Wallet {
     pub async fn link(&self, user: &str, person: &str) -> v1::ExternalAccount {
         let ticket = self.ticket(user, person).await;
         self.complete(user, &ticket).await.unwrap().external_account.unwrap()
+    }
+
+    /// What a metric shows, by its name and labels; 0 before it first counts.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = self.http.get(self.ops("/metrics")).send().await.unwrap().text().await.unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().unwrap())
     }
 
     /// Makes the token at hand of each user whose id is `like` this two hours older.
