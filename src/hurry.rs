@@ -301,7 +301,7 @@ mod tests {
     use super::*;
 
     const SHORT: Duration = Duration::from_millis(200);
-    const LONG: Duration = Duration::from_secs(60);
+    const LONG: Duration = Duration::from_mins(1);
 
     async fn listening(manner: Manner, patience: Duration, most: usize) -> Hurried {
         Hurried::with(TcpListener::bind("127.0.0.1:0").await.unwrap(), manner, patience, most)
@@ -335,7 +335,7 @@ mod tests {
             connection.read_exact(&mut [0; PREFACE]).await.unwrap();
             let answer = async {
                 loop {
-                    connection.write_all(&[0; 64 * 1024]).await?;
+                    connection.write_all(&vec![0; 64 * 1024]).await?;
                 }
                 #[expect(unreachable_code, reason = "says what it would answer")]
                 Ok(())
@@ -391,7 +391,7 @@ mod tests {
         let (_writing_client, mut writing) = connected(&hurried).await;
         let writes = async {
             loop {
-                writing.write_all(&[0; 64 * 1024]).await?;
+                writing.write_all(&vec![0; 64 * 1024]).await?;
             }
             #[expect(unreachable_code, reason = "says what it would answer")]
             Ok(())

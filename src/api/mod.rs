@@ -130,7 +130,7 @@ pub async fn serve(listener: TcpListener, rooms: Rooms, closing: CancellationTok
         )
         .serve_with_incoming_shutdown(listener::incoming(hurried), closing.cancelled());
     tokio::select! {
-        served = serving => Ok(served?),
+        ended = serving => Ok(ended?),
         never = cut => match never {},
     }
 }

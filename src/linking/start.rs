@@ -8,7 +8,7 @@ use crate::access::permit::{Permit, Reauthorize, StartLink};
 use crate::clock::Timestamp;
 use crate::domain::account::AccountState;
 use crate::domain::error::Failure;
-use crate::domain::flow::{FLOW_LIFE, Flow, FlowFailure, FlowState};
+use crate::domain::flow::{FLOW_LIFE, Flow, FlowState};
 use crate::domain::ids::{AccountId, ApiClientId, FlowId};
 use crate::domain::instance::InstanceKind;
 use crate::domain::redirect::RedirectUrl;

@@ -101,7 +101,7 @@ mod tests {
                 let endless = stream::repeat_with(move || {
                     // The body holds it for as long as it is sent.
                     let _ = &held;
-                    Ok::<_, io::Error>([b'x'; 64 * 1024].to_vec())
+                    Ok::<_, io::Error>(vec![b'x'; 64 * 1024])
                 });
                 std::future::ready(Body::from_stream(endless))
             }),

@@ -12,7 +12,8 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::support::harness::{Harness, Key, on_both_engines, until};
+use crate::support::clients::Key;
+use crate::support::harness::{Harness, on_both_engines, until};
 
 const WATCHERS: &str = "token_wallet_event_watchers";
 

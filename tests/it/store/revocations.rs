@@ -49,7 +49,7 @@ async fn claimed(store: &Fixture, grant: GrantId, provider: ProviderId, seconds:
 async fn a_lapsed_flow_keeps_no_revocation_waiting(store: &Fixture) {
     let provider = store.configured("acme").await;
     let flow = new_flow(&user("ann"), provider);
-    assert_eq!(store.start_flow(&flow, &unique_hash(flow.id), None).await.unwrap(), StartFlow::Started);
+    assert_eq!(store.start_flow(&flow, &unique_hash(flow.id), None, None).await.unwrap(), StartFlow::Started);
     let (_, grant) = unlinked(store, "ann", provider, "s").await;
     assert_eq!(claim(store, grant, provider, 0).await, RevocationClaim::NotNow);
     assert_eq!(claim(store, grant, provider, 599).await, RevocationClaim::NotNow);
@@ -63,7 +63,7 @@ async fn a_flow_that_nobody_has_consented_to_fails_when_it_was_waited_for_long_e
     let mut flows = Vec::new();
     for name in ["ann", "ann", "bob"] {
         let flow = token_wallet::domain::flow::Flow { expires_at: at(1_700), ..new_flow(&user(name), provider) };
-        assert_eq!(store.start_flow(&flow, &unique_hash(flow.id), None).await.unwrap(), StartFlow::Started);
+        assert_eq!(store.start_flow(&flow, &unique_hash(flow.id), None, None).await.unwrap(), StartFlow::Started);
         flows.push(flow.id);
     }
     assert!(store.return_flow(flows[0], &sealed(2), &unique_hash(flows[0]), at(1_250), at(1_190)).await.unwrap());
@@ -91,7 +91,7 @@ async fn a_revocation_that_waits_for_a_day_is_given_up(store: &Fixture) {
 async fn an_identity_is_one_with_its_server_and_the_parts_of_its_urls(store: &Fixture) {
     let (here, beside) = (store.configured("here").await, store.configured("beside").await);
     let elsewhere = NewProvider { server: "https://other.example".to_owned(), ..new_provider("elsewhere") };
-    assert!(store.create_provider(&elsewhere).await.unwrap());
+    assert!(store.create_provider(&elsewhere, None).await.unwrap());
     let (_, grant) = unlinked(store, "ann", here, "s").await;
     let (other, _) = store.linked(&user("bob"), beside, "s").await;
     assert_eq!(claim(store, grant, here, 0).await, RevocationClaim::Dropped(EventKind::GrantNotRevoked));
@@ -100,7 +100,7 @@ async fn an_identity_is_one_with_its_server_and_the_parts_of_its_urls(store: &Fi
     // Another server's, and another tenant's of this provider.
     store.linked(&user("ann"), elsewhere.id, "s").await;
     let flow = new_flow(&user("ann"), elsewhere.id);
-    assert_eq!(store.start_flow(&flow, &unique_hash(flow.id), None).await.unwrap(), StartFlow::Started);
+    assert_eq!(store.start_flow(&flow, &unique_hash(flow.id), None, None).await.unwrap(), StartFlow::Started);
     let (account, grant) = store.linked(&user("ann"), here, "s").await;
     let mut deposit = store.new_deposit(&user("cid"), here, "s").await;
     deposit.grant.params = BTreeMap::from([("tenant".to_owned(), "acme".to_owned())]);
@@ -170,7 +170,7 @@ async fn a_stray_is_kept_once_and_an_answer_that_was_parked_is_no_other_one(stor
     let by = ReplicaId::new(NOW);
     let (parked, late) = (new_flow(&user("ann"), provider), new_flow(&user("ann"), provider));
     for flow in [&parked, &late] {
-        assert_eq!(store.start_flow(flow, &unique_hash(flow.id), None).await.unwrap(), StartFlow::Started);
+        assert_eq!(store.start_flow(flow, &unique_hash(flow.id), None, None).await.unwrap(), StartFlow::Started);
         assert!(store.return_flow(flow.id, &sealed(2), &unique_hash(flow.id), at(60), NOW).await.unwrap());
         assert!(store.claim_flow(flow.id, by, NOW).await.unwrap().is_some());
     }
@@ -190,7 +190,7 @@ async fn a_flow_that_begins_between_two_requests_keeps_the_second_from_being_sen
     let claimed = claimed(store, grant, provider, 0).await;
     assert!(store.renew_revocation(&claimed, true, at(5), at(25)).await.unwrap());
     let flow = new_flow(&user("ann"), provider);
-    assert_eq!(store.start_flow(&flow, &unique_hash(flow.id), None).await.unwrap(), StartFlow::Started);
+    assert_eq!(store.start_flow(&flow, &unique_hash(flow.id), None, None).await.unwrap(), StartFlow::Started);
     let pending = store.pending_revocations(&user("ann"), provider).await.unwrap();
     assert_eq!(pending.iter().map(|pending| pending.until).collect::<Vec<_>>(), [Some(at(25))]);
     assert!(!store.renew_revocation(&claimed, true, at(6), at(26)).await.unwrap());
