@@ -123,7 +123,8 @@ on_both_engines! {
         assert!((0.5..1.5).contains(&in_doubt), "{in_doubt}");
         assert!(of_sandbox("due_grants").await >= 2.0, "those that nobody asked for");
         let waits = of_sandbox("oldest_due_seconds").await;
-        assert!((3_600.0..=7_200.0).contains(&waits), "{waits}");
+        // The sweep may have been first, and have tried those too before the provider asked for its pause.
+        assert!((20.0..=7_200.0).contains(&waits), "{waits}");
         assert!(of_sandbox("smallest_remaining_life_seconds").await <= 0.0, "one has ended");
 
         harness.pass(HOUR);

@@ -11,8 +11,8 @@ DO $$ DECLARE one TEXT; BEGIN
         WHERE contype = 'f' LOOP EXECUTE one; END LOOP;
 END $$;
 
-INSERT INTO providers (id, slug, catalog_entry, client_id, additional_scopes, created_at)
-SELECT 'prv_' || n, 'provider-' || n, 'sandbox', 'client-' || n, '[]', 0 FROM generate_series(0, 3) n;
+INSERT INTO providers (id, slug, catalog_entry, client_id, server, additional_scopes, created_at)
+SELECT 'prv_' || n, 'provider-' || n, 'sandbox', 'client-' || n, 'https://idp.example.com', '[]', 0 FROM generate_series(0, 3) n;
 
 INSERT INTO external_accounts (id, user_id, provider_id, subject, profile, scope_history, state, is_default, created_at)
 SELECT 'acc_' || n, 'user-' || n / 4, 'prv_' || n % 4, 'subject-' || n, '\x00', '[]', 'active', TRUE, n
