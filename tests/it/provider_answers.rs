@@ -9,7 +9,7 @@ use token_wallet::sandbox::{
 };
 
 use crate::support::canary::{Canary, Searcher};
-use crate::support::harness::{BEGIN, Harness, on_both_engines, reason};
+use crate::support::harness::{BEGIN, Harness, on_both_engines, reason, until};
 use crate::support::oracle::counts;
 use crate::support::service::Wallet;
 
@@ -199,8 +199,12 @@ on_both_engines! {
             assert!(!failed.message().contains("169.254"), "{failed}");
             assert_eq!(harness.refreshes().len(), before, "{bad}");
             harness.point("own", &good).await;
-            // It was surely not sent, so nothing is in doubt.
-            harness.pass(secs(6));
+            // It was surely not sent, so nothing is in doubt. The sweep may have tried too: then the wait is longer.
+            until("it is refreshed", async || {
+                harness.pass(secs(6));
+                get().await.is_ok()
+            })
+            .await;
             assert!(harness.is_accepted(&get().await.unwrap().access_token).await, "{bad}");
             assert_eq!(harness.refreshes().len(), before + 1, "{bad}");
         }
